@@ -1,0 +1,70 @@
+# The commands of this book; `make help` lists them. Only `make` and Python 3.11+ must be there.
+PY ?= python3
+PORT ?= 8000
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
+# Sums are rounded in another order on another number of threads. Two everywhere keeps printed
+# numbers alike on a laptop and on a server, and small networks gain nothing from more.
+OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install book test lint lab serve notebooks train-demo stress clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+
+install: $(READY) ## make .venv and install everything into it
+
+# Done once, and again when a list of packages changes.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) $(IS_NEW_ENOUGH) 2>/dev/null || { \
+	  $(PY) $(IS_NEW_ENOUGH) 2>/dev/null || { \
+	    echo "This book needs Python 3.11 or newer, and '$(PY)' is older or not there." >&2; \
+	    echo "Install a newer one from https://www.python.org/downloads/ and say which:" \
+	         "make $(or $(firstword $(MAKECMDGOALS)),book) PY=python3.12" >&2; \
+	    exit 1; }; \
+	  echo "Installing into $(VENV): a few minutes and about 6 GB, once."; \
+	  $(PY) -m venv --clear $(VENV); }
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -e .
+	@touch $@
+
+# A warning is shown only when its page is read anew, so a failed build must forget what it read.
+book: $(READY) ## build the book, print its address, open it where there is a browser
+	$(VENV)/bin/jupyter-book build . -W --keep-going || { rm -rf _build/.doctrees; exit 1; }
+	@$(PYTHON) tools/show_page.py _build/html/index.html
+
+test: $(READY) lint ## lint, then the whole suite: library and notebooks
+	TQDM_DISABLE=1 $(PYTHON) -m pytest
+
+lint: $(READY) ## ruff, and the repository's address the same everywhere
+	$(PYTHON) -m ruff check .
+	$(PYTHON) tools/repository.py check
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(PYTHON) -m jupyter lab notebooks
+
+serve: book ## build the book and serve it at http://127.0.0.1:8000 (PORT=...)
+	$(PYTHON) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+notebooks: $(READY) ## re-run every notebook, and stamp it
+	$(PYTHON) tools/notebooks.py run
+
+train-demo: $(READY) ## train on 8x8 digits from nothing (a minute), sample and evaluate
+	rm -rf runs/demo
+	$(PYTHON) -m diffusion_lib train --recipe demo --out runs/demo
+	$(PYTHON) -m diffusion_lib sample --model runs/demo --out runs/demo/samples.png
+	$(PYTHON) -m diffusion_lib evaluate --model runs/demo
+
+stress: $(READY) ## kill a training run twenty times and prove that it resumes exactly
+	$(PYTHON) benchmarks/stress.py
+
+clean: ## remove what can be made again (.venv stays)
+	rm -rf _build build .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

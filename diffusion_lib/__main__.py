@@ -1,0 +1,194 @@
+"""The command line: python -m diffusion_lib train | sample | evaluate | models."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from . import data, guidance, metrics, pretrained, viz
+from .denoiser import Denoiser
+from .errors import UserError
+from .recipes import RECIPES, Recipe
+from .samplers import Sampler, ddim, ddpm, dpmpp_2m, heun, sample
+from .train import TrainConfig, Trainer
+
+SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m, "heun": heun}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if it went well, 2 with one line on stderr if the input was bad."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m diffusion_lib", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = commands.add_parser("train", help="train a model")
+    train.add_argument("--data", default="digits", help="digits, or a folder of pictures")
+    train.add_argument("--size", type=int, default=16, help="height and width (digits: 8 or 16)")
+    train.add_argument("--recipe", choices=sorted(RECIPES), help="default: the data's own recipe")
+    train.add_argument("--steps", type=int, help="training steps; default: the recipe's")
+    train.add_argument("--batch-size", type=int, help="pictures per step")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", help="cpu, cuda, mps; default: the best there is")
+    train.add_argument("--out", type=Path, help="folder for the run; default: runs/NAME")
+    train.set_defaults(run=_train)
+
+    draw = commands.add_parser("sample", help="draw samples into a PNG file")
+    _model_option(draw)
+    _sampling_options(draw)
+    draw.add_argument("--n", type=int, default=64, help="how many")
+    draw.add_argument("--label", type=int, help="one class for all; default: each in turn")
+    draw.add_argument("--out", type=Path, default=Path("samples.png"))
+    draw.set_defaults(run=_sample)
+
+    judge = commands.add_parser("evaluate", help="class accuracy and Fréchet distance")
+    _model_option(judge)
+    _sampling_options(judge)
+    judge.set_defaults(run=_evaluate)
+
+    models = commands.add_parser("models", help="list the shipped models, or show one's card")
+    models.add_argument("name", nargs="?")
+    models.set_defaults(run=_models)
+    return parser
+
+
+def _model_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="digits16", help="a shipped model, or a file or folder")
+    parser.add_argument("--device", help="cpu, cuda, mps; default: cpu")
+
+
+def _sampling_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sampler", choices=sorted(SAMPLERS), default="ddim")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--eta", type=float, help="share of fresh noise, for ddim; default: 0")
+    parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale w")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe, pictures = _recipe_and_data(options)
+    changes = {
+        name: value
+        for name in ("steps", "batch_size", "seed")
+        if (value := getattr(options, name)) is not None
+    }
+    recipe = replace(recipe, train=replace(recipe.train, **changes))
+    out = options.out or Path("runs") / (options.recipe or pictures.name)
+    denoiser = recipe.denoiser(pictures)
+    trainer = Trainer(denoiser, pictures, recipe.train, options.device)
+    parameters = sum(p.numel() for p in denoiser.net.parameters())
+    print(
+        f"{len(pictures)} pictures of {pictures.name}, {parameters:,} parameters, "
+        f"{recipe.train.steps} steps on {trainer.device} in {trainer.precision}"
+    )
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.is_file():
+        trainer.load(checkpoint)
+        print(f"going on from step {trainer.step} of {checkpoint}")
+    began = time.perf_counter()
+    trainer.fit(checkpoint)
+    pretrained.save_denoiser(trainer.average, out / "model.safetensors")
+    print(f"{out / 'model.safetensors'}: trained in {time.perf_counter() - began:.0f} s")
+
+
+def _recipe_and_data(options: argparse.Namespace) -> tuple[Recipe, data.ImageSet]:
+    """The recipe and pictures that the options of `train` name."""
+    if options.recipe is not None:
+        recipe = RECIPES[options.recipe]
+        return recipe, data.load(recipe.data)
+    if options.data == "digits":
+        name = f"digits{options.size}"
+        pictures = data.load(name)
+        return RECIPES[name], pictures
+    pictures = data.image_folder(options.data, options.size)
+    return replace(RECIPES["digits16"], data=pictures.name, train=TrainConfig()), pictures
+
+
+def _load(options: argparse.Namespace) -> Denoiser:
+    """The model that `--model` names: shipped, a file, or the folder of a run."""
+    device = options.device or "cpu"
+    if options.model in pretrained.available():
+        return pretrained.load_pretrained(options.model, device)
+    path = Path(options.model)
+    if not path.exists():
+        raise UserError(
+            f"There is no model {options.model!r}: name a shipped one "
+            f"({', '.join(pretrained.available())}), a model file or the folder of a run."
+        )
+    return pretrained.load_denoiser(path / "model.safetensors" if path.is_dir() else path, device)
+
+
+def _sampler(options: argparse.Namespace) -> Sampler:
+    if options.eta is None:
+        return SAMPLERS[options.sampler]
+    if options.sampler != "ddim":
+        raise UserError(f"--eta belongs to the sampler ddim; {options.sampler} has none.")
+    return partial(ddim, eta=options.eta)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    denoiser = _load(options)
+    if denoiser.image_shape is None:
+        raise UserError(f"{options.model} does not say what size its pictures are.")
+    labels = None
+    if denoiser.classes is not None:
+        labels = torch.arange(options.n) % denoiser.classes
+        if options.label is not None:
+            labels = torch.full((options.n,), options.label)
+    guided = guidance.cfg(denoiser, options.guidance) if options.guidance != 1 else denoiser
+    pictures = sample(
+        guidance.clip(guided),
+        (options.n, *denoiser.image_shape),
+        denoiser.schedule.levels(options.steps),
+        sampler=_sampler(options),
+        cond=labels,
+        seed=options.seed,
+    )
+    ink = (denoiser.data or "").startswith("digits")
+    columns = denoiser.classes if options.label is None else None
+    viz.save_png(pictures.cpu(), options.out, columns=columns, ink=ink)
+    print(f"{options.out}: {options.n} samples, {options.steps} steps of {options.sampler}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    denoiser = _load(options)
+    guided = guidance.cfg(denoiser, options.guidance) if options.guidance != 1 else denoiser
+    report = metrics.evaluate(
+        guided,
+        data=denoiser.data or "",
+        steps=options.steps,
+        sampler=_sampler(options),
+        seed=options.seed,
+    )
+    print(report)
+
+
+def _models(options: argparse.Namespace) -> None:
+    if options.name is not None:
+        print(pretrained.card(options.name))
+        return
+    for name in pretrained.available():
+        denoiser = pretrained.load_pretrained(name)
+        parameters = sum(p.numel() for p in denoiser.net.parameters())
+        c, h, w = denoiser.image_shape or (0, 0, 0)
+        print(f"{name}: {c} x {h} x {w}, {denoiser.classes} classes, {parameters:,} parameters")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""A short training run that saves after every step; the tests kill it. Usage: FOLDER"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_train import CONFIG, everything, replace, trainer
+
+
+def main(folder: Path) -> None:
+    run = trainer(replace(CONFIG, steps=60))
+    if (folder / "checkpoint.pt").exists():
+        run.load(folder / "checkpoint.pt")
+    print("training", flush=True)
+    run.fit(folder / "checkpoint.pt", save_every=1)
+    torch.save(everything(run), folder / "end.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,86 @@
+"""The command line, as a user types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diffusion_lib.__main__ import main
+
+
+def test_train_sample_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    short = ["train", "--data", "digits", "--size", "8", "--batch-size", "16", "--out", str(run)]
+    assert main([*short, "--steps", "3", "--device", "cpu"]) == 0
+    assert "1347 pictures of digits8" in capsys.readouterr().out
+    assert {p.name for p in run.iterdir()} == {"checkpoint.pt", "model.safetensors"}
+    assert main([*short, "--steps", "5", "--device", "cpu"]) == 0
+    assert "going on from step 3" in capsys.readouterr().out
+
+    png = tmp_path / "s.png"
+    draw = ["sample", "--model", str(run), "--n", "20", "--steps", "2", "--out", str(png)]
+    assert main(draw) == 0
+    assert "20 samples" in capsys.readouterr().out
+    assert Image.open(png).size == ((10 * 9 - 1) * 4, (2 * 9 - 1) * 4)
+
+    assert main(["evaluate", "--model", str(run), "--steps", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "class accuracy" in out and "floor" in out and "95%" in out
+
+
+def test_sample_of_the_shipped_model(tmp_path: Path) -> None:
+    png = tmp_path / "s.png"
+    common = ["--n", "4", "--steps", "3", "--label", "7", "--out", str(png)]
+    assert main(["sample", *common, "--guidance", "2", "--sampler", "dpmpp_2m"]) == 0
+    first = png.read_bytes()
+    assert main(["sample", *common, "--guidance", "2", "--sampler", "dpmpp_2m"]) == 0
+    assert png.read_bytes() == first
+    assert main(["sample", *common, "--eta", "1", "--seed", "2"]) == 0
+    assert png.read_bytes() != first
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert "digits16: 1 x 16 x 16, 10 classes" in capsys.readouterr().out
+    assert main(["models", "digits16"]) == 0
+    assert "## Recipe" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["sample", "--model", "nothing"], "There is no model 'nothing'"),
+        (["sample", "--label", "10"], "Label 10 is out of range"),
+        (["sample", "--steps", "1001"], "at most 1000 steps"),
+        (["sample", "--sampler", "heun", "--eta", "1"], "belongs to the sampler ddim"),
+        (["train", "--data", "no/such/folder"], "There is no folder no/such/folder"),
+        (["train", "--data", "digits", "--size", "12"], "use one of digits8"),
+        (["train", "--device", "cuda"], "no NVIDIA GPU here"),
+        (["models", "cifar"], "There is no model 'cifar'"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """[41] Exit code 2, one line, no traceback."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_as_a_module() -> None:
+    """Also proves that importing the library prints nothing and warns of nothing."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "diffusion_lib", "models"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "" and done.stdout.startswith("digits16")

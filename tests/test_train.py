@@ -1,0 +1,323 @@
+"""Training: exact resumption, real kills, bad input, and nothing saved is ever lost."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_lib import TrainConfig, Trainer, UserError, files
+from diffusion_lib.data import ImageSet
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.noise import cosine, linear
+from diffusion_lib.unet import UNet, UNetConfig
+
+NET = UNetConfig(channels=(8, 8), time_channels=16, classes=3, dropout=0.1)
+CONFIG = TrainConfig(steps=8, batch_size=6, warmup=2, seed=5)
+
+
+def pictures() -> ImageSet:
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 1, 4, 4), generator=g, dtype=torch.uint8)
+    return ImageSet("made", images, torch.arange(20) % 3, ("a", "b", "c"))
+
+
+def trainer(config: TrainConfig = CONFIG, net: UNetConfig = NET, double: bool = False) -> Trainer:
+    torch.manual_seed(1)
+    unet = UNet(net)
+    return Trainer(
+        Denoiser(unet.double() if double else unet, linear(), classes=3), pictures(), config, "cpu"
+    )
+
+
+def everything(t: Trainer) -> list[torch.Tensor]:
+    """Every tensor of the training state: net, average, optimiser."""
+    tensors = [*t.denoiser.state_dict().values(), *t.ema.model.state_dict().values()]
+    for state in t.optimizer.state_dict()["state"].values():
+        tensors += [v for v in state.values() if isinstance(v, torch.Tensor)]
+    return tensors
+
+
+def same(a: Trainer, b: Trainer) -> bool:
+    pairs = zip(everything(a), everything(b), strict=True)
+    return a.step == b.step and all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_saved_and_loaded_equals_undisturbed(tmp_path: Path) -> None:
+    """[32] N + save + load + N steps equal 2N, bit for bit; dropout and a fresh process state
+    included."""
+    whole = trainer()
+    whole.fit()
+    half = trainer()
+    for now in half.steps():
+        if now.step == 4:
+            break
+    half.save(tmp_path / "c.pt")
+    torch.manual_seed(999)  # a resumed process has other random numbers behind it
+    resumed = trainer()
+    resumed.load(tmp_path / "c.pt")
+    assert resumed.step == 4
+    resumed.fit()
+    assert resumed.step == 8 and same(whole, resumed)
+    assert resumed.ema.updates == 8
+
+
+def test_another_seed_gives_other_weights() -> None:
+    a, b = trainer(), trainer(replace(CONFIG, seed=6))
+    a.fit()
+    b.fit()
+    assert not same(a, b)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_micro_batches_equal_one_batch(k: int) -> None:
+    """[33] The gradient in float64. (No dropout: its masks depend on the order of the parts.)"""
+
+    def gradient(accumulate: int) -> list[torch.Tensor]:
+        net = replace(NET, dropout=0.0)
+        config = replace(CONFIG, accumulate=accumulate, grad_clip=1e9, steps=1)
+        t = trainer(config, net, double=True)
+        list(t.steps())
+        return [p.grad for p in t.denoiser.net.parameters()]  # type: ignore[misc]
+
+    for one, many in zip(gradient(1), gradient(k), strict=True):
+        assert torch.allclose(one, many, rtol=1e-9, atol=1e-12)
+
+
+def test_loss_falls_and_the_average_follows() -> None:
+    t = trainer(replace(CONFIG, steps=60, learning_rate=3e-3))
+    losses = [now.loss.item() for now in t.steps()]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert not t.average.training
+    assert not torch.equal(t.average.net.last.weight, t.denoiser.net.last.weight)
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    t = trainer(TrainConfig(steps=100, batch_size=6, warmup=10, learning_rate=1.0))
+    assert t.learning_rate(1) == pytest.approx(0.1)
+    assert t.learning_rate(5) < t.learning_rate(10) and t.learning_rate(100) < 0.001
+    flat = trainer(TrainConfig(steps=100, batch_size=6, warmup=10, decay="none"))
+    assert flat.learning_rate(100) == flat.learning_rate(10) == 1e-3
+
+
+def test_global_random_numbers_are_left_alone() -> None:
+    t = trainer()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    t.fit()
+    assert torch.equal(torch.rand(2), expected)
+
+
+# --- trouble ---------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_file(tmp_path: Path) -> None:
+    """[41]"""
+    t = trainer()
+    it = t.steps()
+    for _ in range(3):
+        next(it)
+    t.save(tmp_path / "c.pt")
+    good = (tmp_path / "c.pt").read_bytes()
+    with torch.no_grad():
+        t.denoiser.net.first.weight.fill_(float("nan"))
+    next(it)  # step 4, the first bad one
+    next(it)
+    with pytest.raises(UserError, match="in step 4"):
+        t.save(tmp_path / "c.pt")
+    with pytest.raises(UserError, match="in step 4.*smaller learning rate"):
+        list(it)
+    assert (tmp_path / "c.pt").read_bytes() == good
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_fit_saves_before_it_stops(tmp_path: Path) -> None:
+    t = trainer()
+    real = t._one_step
+
+    def interrupted():  # type: ignore[no-untyped-def]
+        if t.step == 5:
+            raise KeyboardInterrupt
+        return real()
+
+    t._one_step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        t.fit(tmp_path / "c.pt")
+    again = trainer()
+    again.load(tmp_path / "c.pt")
+    assert again.step == 5
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_checkpoint_cut_short(tmp_path: Path, keep: float) -> None:
+    """[41]"""
+    t = trainer()
+    t.save(tmp_path / "c.pt")
+    whole = (tmp_path / "c.pt").read_bytes()
+    (tmp_path / "c.pt").write_bytes(whole[: int(keep * len(whole)) if keep < 1 else int(keep)])
+    before = [v.clone() for v in everything(t)]
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        t.load(tmp_path / "c.pt")
+    assert all(torch.equal(a, b) for a, b in zip(before, everything(t), strict=True))
+
+
+def test_a_missing_checkpoint_and_a_foreign_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no checkpoint"):
+        trainer().load(tmp_path / "c.pt")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="holds no state of a training run"):
+        trainer().load(tmp_path / "c.pt")
+    torch.save([1, 2], tmp_path / "c.pt")
+    with pytest.raises(UserError, match="holds no training state"):
+        trainer().load(tmp_path / "c.pt")
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="Choose another place"):
+        trainer().save(tmp_path / "file" / "c.pt")
+
+
+class _Evil:
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return os.system, ("touch evil",)
+
+
+def test_no_code_in_a_checkpoint_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"step": _Evil()}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        trainer().load(tmp_path / "c.pt")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
+    """[41] The message names what differs."""
+    trainer().save(tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"net's channels: \[8, 8\] there, \[8, 16\] here"):
+        trainer(net=replace(NET, channels=(8, 16))).load(tmp_path / "c.pt")
+    other = trainer()
+    other.denoiser.schedule = cosine()
+    with pytest.raises(UserError, match="another schedule's"):
+        other.load(tmp_path / "c.pt")
+
+
+def test_cuda_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[41]"""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no NVIDIA GPU here"):
+        Trainer(Denoiser(UNet(NET), linear(), classes=3), pictures(), CONFIG, "cuda")
+
+
+def test_settings_that_do_not_fit() -> None:
+    with pytest.raises(UserError, match="can't be split into 4"):
+        trainer(replace(CONFIG, accumulate=4))
+    with pytest.raises(UserError, match="Unknown precision"):
+        trainer(replace(CONFIG, precision="int8"))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="3 classes and the denoiser 4"):
+        Trainer(Denoiser(UNet(NET), linear(), classes=4), pictures(), CONFIG, "cpu")
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """[41] The real error of a real full device, and the old file stays."""
+    t = trainer()
+    t.save(tmp_path / "c.pt")
+    good = (tmp_path / "c.pt").read_bytes()
+
+    def no_space(file) -> None:  # type: ignore[no-untyped-def]
+        file.write(b"half of it")
+        with open("/dev/full", "wb", buffering=0) as full:
+            full.write(b"the rest")
+
+    if os.path.exists("/dev/full"):
+        with pytest.raises(UserError, match="The disk is full.*untouched"):
+            files.write_atomically(tmp_path / "c.pt", no_space)
+    assert (tmp_path / "c.pt").read_bytes() == good
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_disk_that_fills_up_while_torch_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    t = trainer()
+    t.save(tmp_path / "c.pt")
+    good = (tmp_path / "c.pt").read_bytes()
+
+    def small_disk(path: Path, mode: str):  # type: ignore[no-untyped-def]
+        file = open(path, mode, buffering=0)  # noqa: SIM115
+
+        class Full:
+            written = 0
+
+            def write(self, data) -> int:  # type: ignore[no-untyped-def]
+                self.written += len(data)
+                if self.written > 2000:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return file.write(data)
+
+            def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
+                return getattr(file, name)
+
+            def __enter__(self):  # type: ignore[no-untyped-def]
+                return self
+
+            def __exit__(self, *_) -> None:  # type: ignore[no-untyped-def]
+                file.close()
+
+        return Full()
+
+    monkeypatch.setattr(files, "open", small_disk, raising=False)
+    with pytest.raises(UserError, match="The disk is full"):
+        t.save(tmp_path / "c.pt")
+    assert (tmp_path / "c.pt").read_bytes() == good
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+# --- kills -----------------------------------------------------------------------------------
+
+RUN = [sys.executable, str(Path(__file__).with_name("killable_run.py"))]
+
+
+def run(folder: Path, kill_after: float | None) -> bool:
+    """Train in a process of its own; True if it came to its end, False if it was killed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*RUN, str(folder)], env=environment, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"training\n"
+    try:
+        return process.wait(kill_after) == 0
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return False
+    finally:
+        process.stdout.close()
+
+
+def kills_and_resumes(folder: Path, kills: int, seed: int) -> None:
+    """Kill a run that saves after every step at random moments; it must end as if undisturbed."""
+    began = time.perf_counter()
+    assert run(folder / "undisturbed", None)
+    length = time.perf_counter() - began
+    dice = random.Random(seed)
+    killed = 0
+    while not run(folder / "killed", dice.uniform(0, length / 3) if killed < kills else None):
+        killed += 1
+        checkpoint = folder / "killed" / "checkpoint.pt"
+        if checkpoint.exists():
+            files.read_checkpoint(checkpoint)
+    a, b = (torch.load(folder / n / "end.pt", weights_only=True) for n in ("undisturbed", "killed"))
+    assert len(a) == len(b) > 50
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_three_kills(tmp_path: Path) -> None:
+    """[40]"""
+    kills_and_resumes(tmp_path, kills=3, seed=0)

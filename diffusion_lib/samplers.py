@@ -144,8 +144,8 @@ def ddim(
     eta = 0 adds no noise, so a starting noise always leads to the same sample; eta = 1 is `ddpm`
     with the small variance. On the flow schedule eta = 0 is Euler's method, on EDM's too.
 
-    Args: as `ddpm`, and
-        eta: share of the posterior's standard deviation to draw afresh, from 0 to 1.
+    Takes what `ddpm` takes, and `eta`, the share of the posterior's standard deviation to draw
+    afresh, from 0 to 1.
 
     Raises:
         UserError: eta outside 0 to 1.
@@ -173,7 +173,7 @@ def dpmpp_2m(
     x_0 is extrapolated in log SNR from this step's estimate and the last one's. At the ends of a
     grid, where log SNR is infinite, the step is a DDIM step.
 
-    Args: as `ddpm`; `generator` is not used, nothing random is added.
+    Takes what `ddpm` takes; `generator` is not used, nothing random is added.
     """
     last: tuple[Tensor, Level] | None = None
     for now, to in pairwise(levels):
@@ -203,7 +203,7 @@ def heun(
     of the step. A step from pure noise or to clean data, where one end has no slope, is a DDIM
     step.
 
-    Args: as `ddpm`; `generator` is not used, nothing random is added.
+    Takes what `ddpm` takes; `generator` is not used, nothing random is added.
     """
     for now, to in pairwise(levels):
         x0 = denoise(x, now, cond)
@@ -229,8 +229,8 @@ def invert(
     The walk starts at the first level above clean data, since clean data holds no noise to scale
     up (Song et al. 2020, section 4.3 and appendix D).
 
-    Args: as `ddpm` (`levels` in the same order: noisiest first), but x is data; `generator` is
-        not used.
+    Takes what `ddpm` takes, `levels` in the same order (noisiest first), but x is data;
+    `generator` is not used.
     """
     for now, to in pairwise(reversed(levels[:-1])):
         x0 = denoise(x, now, cond)

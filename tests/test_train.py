@@ -286,29 +286,35 @@ def test_a_disk_that_fills_up_while_torch_saves(
 RUN = [sys.executable, str(Path(__file__).with_name("killable_run.py"))]
 
 
-def run(folder: Path, kill_after: float | None) -> bool:
-    """Train in a process of its own; True if it came to its end, False if it was killed."""
+def run(folder: Path, kill_after: float | None) -> float | None:
+    """Train in a process of its own: seconds from the first step to the end, None if killed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*RUN, str(folder)], env=environment, stdout=subprocess.PIPE)
-    assert process.stdout is not None and process.stdout.readline() == b"training\n"
-    try:
-        return process.wait(kill_after) == 0
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return False
-    finally:
-        process.stdout.close()
+    with subprocess.Popen([*RUN, str(folder)], env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"training\n"
+        began = time.perf_counter()
+        try:
+            assert process.wait(kill_after) == 0
+            return time.perf_counter() - began
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            return None
 
 
-def kills_and_resumes(folder: Path, kills: int, seed: int) -> None:
-    """Kill a run that saves after every step at random moments; it must end as if undisturbed."""
-    began = time.perf_counter()
-    assert run(folder / "undisturbed", None)
-    length = time.perf_counter() - began
+def kills_and_resumes(folder: Path, kills: int, seed: int) -> int:
+    """Kill a run that saves after every step, `kills` times at random moments; it must end with
+    the weights of an undisturbed run, and never leave a checkpoint that can't be read.
+
+    Returns:
+        How many kills struck a run that was under way.
+    """
+    length = run(folder / "undisturbed", None)
+    assert length is not None
     dice = random.Random(seed)
     killed = 0
-    while not run(folder / "killed", dice.uniform(0, length / 3) if killed < kills else None):
+    # Short enough on average that the run is still under way at the last kill.
+    while (
+        run(folder / "killed", dice.uniform(0, length / kills) if killed < kills else None) is None
+    ):
         killed += 1
         checkpoint = folder / "killed" / "checkpoint.pt"
         if checkpoint.exists():
@@ -316,8 +322,9 @@ def kills_and_resumes(folder: Path, kills: int, seed: int) -> None:
     a, b = (torch.load(folder / n / "end.pt", weights_only=True) for n in ("undisturbed", "killed"))
     assert len(a) == len(b) > 50
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return killed
 
 
 def test_three_kills(tmp_path: Path) -> None:
     """[40]"""
-    kills_and_resumes(tmp_path, kills=3, seed=0)
+    assert kills_and_resumes(tmp_path, kills=3, seed=0) == 3

@@ -55,8 +55,10 @@ TOO_WIDE = """() => {
   }
   return [...new Set(found)].slice(0, 5).concat(`${root.scrollWidth} > ${root.clientWidth} px`);
 }"""
-WRONG_FORMULAS = "() => [...document.querySelectorAll('[data-mjx-error]')]"
-    ".map((e) => e.dataset.mjxError + ': ' + e.textContent)"
+# Unbalanced braces make no MathJax error: the formula is left as it was typed.
+WRONG_FORMULAS = """() => [...document.querySelectorAll('.math.notranslate')]
+  .filter((e) => !e.querySelector('mjx-container') || e.querySelector('mjx-merror'))
+  .map((e) => e.querySelector('mjx-merror')?.dataset.mjxError ?? `not drawn: ${e.textContent}`)"""
 UNDRAWN = "() => document.querySelectorAll('.dl-diagram > pre').length"
 
 

@@ -13,7 +13,7 @@ from .errors import UserError
 from .noise import Level
 
 # What a changed denoiser keeps of the one it was made from.
-_SHARED = ("device", "schedule", "classes", "image_shape", "data")
+_SHARED = ("net", "device", "schedule", "classes", "image_shape", "data")
 
 
 def _changed(denoiser: Denoise, function: Denoise) -> Denoise:

@@ -187,6 +187,21 @@ class Report:
         )
 
 
+def _like(
+    wanted: Tensor, labels: Tensor, generator: torch.Generator, *, repeat: bool = False
+) -> Tensor:
+    """Random indices into `labels` that hold each class as often as `wanted` does."""
+    chosen = []
+    for label, count in enumerate(wanted.bincount().tolist()):
+        of_class = (labels == label).nonzero().flatten()
+        if repeat:
+            order = torch.randint(len(of_class), (count,), generator=generator)
+        else:
+            order = torch.randperm(len(of_class), generator=generator)[:count]
+        chosen.append(of_class[order])
+    return torch.cat(chosen)
+
+
 def evaluate(
     denoiser: Denoise,
     *,
@@ -230,25 +245,27 @@ def evaluate(
     everything, every_label = torch.cat(pictures), torch.cat(labels)
     n, n_test = len(everything), len(test)
 
-    generator = keyed_generator(seed)
     with torch.inference_mode():
         f_test = judge.features(test.floats())
         f_train = judge.features(train.floats())
         f_samples = judge.features(everything)
-    drawn = f_samples[: draws * n_test]
+    drawn, drawn_labels = f_samples[: draws * n_test], every_label[: draws * n_test]
     distances = [frechet_distance(part, f_test) for part in drawn.split(n_test)]
-    resampled = []
-    for _ in range(200):
-        index = torch.randint(len(drawn), (draws, n_test), generator=generator)
-        resampled.append(sum(frechet_distance(drawn[row], f_test) for row in index) / draws)
+
+    # Every set has the held-out set's number of each class: the distance is about the pictures,
+    # not about which digits happened to be drawn.
+    generator = keyed_generator(seed)
+    assert train.labels is not None
     floors = torch.tensor(
         [
-            frechet_distance(
-                f_train[torch.randperm(len(train), generator=generator)[:n_test]], f_test
-            )
+            frechet_distance(f_train[_like(test.labels, train.labels, generator)], f_test)
             for _ in range(20)
         ]
     )
+    resampled = []
+    for _ in range(200):
+        again = [_like(test.labels, drawn_labels, generator, repeat=True) for _ in range(draws)]
+        resampled.append(sum(frechet_distance(drawn[i], f_test) for i in again) / draws)
     quantiles = torch.tensor(resampled).quantile(torch.tensor([0.025, 0.975]))
     share = accuracy(judge, everything, every_label)
     reference = train.floats()

@@ -8,11 +8,12 @@ Every sampler here is a loop around one formula, `step`. They differ in how they
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .denoiser import Denoise, randn_like
 from .errors import UserError
@@ -289,7 +290,7 @@ def sample(
     cond = check_labels(cond, shape[0], getattr(denoiser, "classes", None), device)
     generator = torch.Generator().manual_seed(seed)
     # inference_mode: no autograd bookkeeping at all (measured in benchmarks/sampling.py).
-    with torch.inference_mode():
+    with torch.inference_mode(), _evaluating(getattr(denoiser, "net", None)):
         x = start(shape, levels[0], generator, device=device)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -297,6 +298,19 @@ def sample(
         for now in progress(steps, "sampling", total=len(levels) - 1):
             x = now.x
     return x.clone(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def _evaluating(net: nn.Module | None) -> Iterator[None]:
+    """Eval mode for a while: with dropout on, a net never draws the same sample twice."""
+    training = net is not None and net.training
+    if net is not None and training:
+        net.eval()
+    try:
+        yield
+    finally:
+        if net is not None and training:
+            net.train()
 
 
 def check_labels(

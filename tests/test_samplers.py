@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lib import UserError
+from diffusion_lib.denoiser import Denoiser
+from diffusion_lib.guidance import clip
 from diffusion_lib.noise import Level, cosine, edm, flow, linear, rescale_zero_terminal_snr
 from diffusion_lib.samplers import (
     Sampler,
@@ -24,6 +26,7 @@ from diffusion_lib.samplers import (
     step,
 )
 from diffusion_lib.toy import GaussianMixture
+from diffusion_lib.unet import UNet, UNetConfig
 
 F64 = torch.float64
 
@@ -310,6 +313,15 @@ def test_noise_is_drawn_in_float32_from_a_cpu_generator() -> None:
     expected = torch.randn(2, 16, generator=torch.Generator().manual_seed(7))
     got = start((2, 16), linear().levels(1)[0], g, dtype=F64)
     assert torch.allclose(got, expected.double(), atol=1e-7)
+
+
+def test_dropout_is_off_while_sampling_and_on_again_after() -> None:
+    net = UNet(UNetConfig(channels=(8, 8), time_channels=8, dropout=0.5, classes=2))
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    for denoiser in (Denoiser(net, linear(), classes=2), clip(Denoiser(net, linear(), classes=2))):
+        a, b = (sample(denoiser, (2, 1, 4, 4), linear().levels(3), seed=1) for _ in range(2))
+        assert torch.equal(a, b) and net.training
 
 
 def test_bad_requests() -> None:

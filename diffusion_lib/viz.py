@@ -228,14 +228,14 @@ def figure_array(figure: Figure, dpi: int = 120) -> NDArray[np.uint8]:
 MAX_WEBP_SIDE = 16_383
 
 _SCRUBBER = """<figure class="dl-scrub" id="{uid}" style="margin:0;max-width:{width}px">
-<div role="img" aria-label="{alt}" style="width:100%;aspect-ratio:{w}/{h};\
+{titles}<div role="img" aria-label="{alt}" style="width:100%;aspect-ratio:{w}/{h};\
 background:url(data:image/webp;base64,{data}) 0 0/{columns}00% {rows}00%;\
 image-rendering:{rendering}"></div>
 {inputs}
-</figure>
+{caption}</figure>
 <script>(function(){{
 var f=document.getElementById("{uid}");if(!f||f.dataset.ready)return;f.dataset.ready=1;
-var view=f.querySelector("div"),inputs=[].slice.call(f.querySelectorAll("input")),\
+var view=f.querySelector("[role=img]"),inputs=[].slice.call(f.querySelectorAll("input")),\
 labels={labels};
 function draw(){{var k=0;inputs.forEach(function(r,i){{var L=labels[i],v=+r.value;\
 k=k*L.length+v;r.parentNode.querySelector("output").textContent=L[v];\
@@ -243,6 +243,8 @@ r.setAttribute("aria-valuetext",L[v]);}});
 view.style.backgroundPosition=({columns}>1?100*(k%{columns})/({columns}-1):0)+"% "+\
 ({rows}>1?100*Math.floor(k/{columns})/({rows}-1):0)+"%";}}
 inputs.forEach(function(r){{r.addEventListener("input",draw);}});draw();}})();</script>"""
+
+_TITLE = '<b style="flex:1 1 0;min-width:0">{}</b>'
 
 _INPUT = (
     '<label style="display:flex;gap:.6em;align-items:center;margin:.3em 0">'
@@ -261,6 +263,8 @@ def scrubber(
     scale: float = 1.0,
     quality: int = 80,
     pixelated: bool = False,
+    titles: Sequence[str] = (),
+    caption: str = "",
 ) -> str:
     """HTML: a picture with one slider per control, that works with no kernel and no network.
 
@@ -276,6 +280,8 @@ def scrubber(
         scale: width on the page per pixel of a frame.
         quality: of the WebP sheet, 1 to 100.
         pixelated: enlarge with hard pixel edges.
+        titles: written above the picture, each over an equal share of its width.
+        caption: plain text, written below the sliders.
 
     Raises:
         UserError: the number of frames doesn't fit the controls, or the sheet gets too large.
@@ -307,6 +313,7 @@ def scrubber(
         for name, texts in labels.items()
     )  # fmt: skip
     key = hashlib.sha256(buffer.getvalue() + json.dumps(labels).encode()).hexdigest()
+    above = "".join(_TITLE.format(html.escape(title)) for title in titles)
     return _SCRUBBER.format(
         uid=f"dl-{key[:12]}",
         width=round(w * scale),
@@ -318,5 +325,7 @@ def scrubber(
         rows=rows,
         rendering="pixelated" if pixelated else "auto",
         inputs=inputs,
+        titles=f'<div style="display:flex;gap:.6em">{above}</div>\n' if titles else "",
+        caption=f"<figcaption>{html.escape(caption)}</figcaption>\n" if caption else "",
         labels=json.dumps(list(labels.values())).replace("</", "<\\/"),
     )

@@ -20,10 +20,10 @@ def progress(items: Iterable[Item], label: str, total: int | None = None) -> "tq
         total: number of items, where `len(items)` does not tell.
     """
     # tqdm's `disable=None` means "off unless the output is a terminal". A notebook's output is
-    # none, but tqdm.auto draws a widget there, so it must not be switched off by that rule.
-    disable = False if _in_notebook() else None
-    keywords = {} if _switched_off() else {"disable": disable}
-    return tqdm(items, desc=label, total=total, delay=2, leave=False, **keywords)
+    # none, but tqdm.auto draws a widget there, so it must not be switched off by that rule. Nor
+    # does that widget heed TQDM_DISABLE by itself.
+    disable = True if _switched_off() else False if _in_notebook() else None
+    return tqdm(items, desc=label, total=total, delay=2, leave=False, disable=disable)
 
 
 def _switched_off() -> bool:

@@ -171,8 +171,9 @@ def dpmpp_2m(
 ) -> Iterator[Step]:
     """DPM-Solver++(2M), second order with one evaluation a step (Lu et al. 2022b, algorithm 2).
 
-    x_0 is extrapolated in log SNR from this step's estimate and the last one's. At the ends of a
-    grid, where log SNR is infinite, the step is a DDIM step.
+    x_0 is extrapolated in log SNR from this step's estimate and the last one's. The first step
+    and the step to clean data, where log SNR is infinite, are DDIM steps; so is the one after pure
+    noise, since an estimate made infinitely far away counts for nothing.
 
     Takes what `ddpm` takes; `generator` is not used, nothing random is added.
     """
@@ -180,7 +181,7 @@ def dpmpp_2m(
     for now, to in pairwise(levels):
         x0 = denoise(x, now, cond)
         ahead = x0
-        if last is not None and last[1].signal > 0 and to.noise > 0:
+        if last is not None and to.noise > 0:
             r = (now.log_snr - last[1].log_snr) / (to.log_snr - now.log_snr)
             ahead = x0 + (x0 - last[0]) / (2 * r)
         # The noise that belongs to the extrapolated x_0, solved again from x. Keeping the

@@ -66,7 +66,10 @@ def _live_view(
     """ipywidgets controls above a picture that is drawn anew at each change."""
     import ipywidgets
 
-    picture = ipywidgets.Image(format="png", value=_png(draw(**start)))
+    first = draw(**start)
+    # Drawn at twice its size on the page, for sharp screens; narrow screens shrink it.
+    size = ipywidgets.Layout(width=f"{100 * first.get_figwidth():.0f}px", max_width="100%")
+    picture = ipywidgets.Image(format="png", value=_png(first), layout=size)
     controls = {
         name: ipywidgets.SelectionSlider(
             options=[(str(v), v) for v in values], value=start[name], description=name,
@@ -85,6 +88,6 @@ def _live_view(
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    figure.savefig(buffer, format="png", dpi=200)
     plt.close(figure)
     return buffer.getvalue()

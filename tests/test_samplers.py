@@ -242,6 +242,11 @@ def test_inversion_round_trip_is_first_order() -> None:
     assert fine < 0.03
 
 
+def test_inversion_visits_every_level_but_clean_data() -> None:
+    steps = invert(MIXTURE, torch.zeros(1, 2, dtype=F64), linear().levels(4))
+    assert [int(s.level.t) for s in steps] == [500, 750, 1000]
+
+
 @pytest.mark.parametrize("sampler", [dpmpp_2m, heun])
 @pytest.mark.parametrize(
     "levels",

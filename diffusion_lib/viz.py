@@ -244,6 +244,7 @@ view.style.backgroundPosition=({columns}>1?100*(k%{columns})/({columns}-1):0)+"%
 ({rows}>1?100*Math.floor(k/{columns})/({rows}-1):0)+"%";}}
 inputs.forEach(function(r){{r.addEventListener("input",draw);}});draw();}})();</script>"""
 
+_TITLES = '<div style="display:flex;gap:.6em;margin-bottom:.4em">{}</div>\n'
 _TITLE = '<b style="flex:1 1 0;min-width:0">{}</b>'
 
 _INPUT = (
@@ -325,7 +326,7 @@ def scrubber(
         rows=rows,
         rendering="pixelated" if pixelated else "auto",
         inputs=inputs,
-        titles=f'<div style="display:flex;gap:.6em">{above}</div>\n' if titles else "",
-        caption=f"<figcaption>{html.escape(caption)}</figcaption>\n" if caption else "",
+        titles=_TITLES.format(above) if titles else "",
+        caption=f"<figcaption><p>{html.escape(caption)}</p></figcaption>\n" if caption else "",
         labels=json.dumps(list(labels.values())).replace("</", "<\\/"),
     )

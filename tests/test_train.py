@@ -76,6 +76,17 @@ def test_another_seed_gives_other_weights() -> None:
     assert not same(a, b)
 
 
+def test_every_step_and_every_seed_draws_other_noise() -> None:
+    """One picture and a net that stays at zero: only the noise can tell the losses apart."""
+    one = ImageSet("one", torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+    losses = []
+    for seed in (1, 2):
+        config = replace(CONFIG, learning_rate=0.0, seed=seed)
+        unet = UNet(replace(NET, classes=None))
+        losses += [s.loss.item() for s in Trainer(Denoiser(unet, linear()), one, config).steps()]
+    assert len(set(losses)) == len(losses) == 16
+
+
 @pytest.mark.parametrize("k", [2, 3])
 def test_micro_batches_equal_one_batch(k: int) -> None:
     """[33] The gradient in float64. (No dropout: its masks depend on the order of the parts.)"""

@@ -40,7 +40,7 @@ def test_samples_have_the_stated_moments(generator: torch.Generator) -> None:
     for k in range(3):
         part = x[which == k]
         assert part.mean(0).tolist() == pytest.approx(MIXTURE.means[k].tolist(), abs=0.01)
-        assert part.std(0).tolist() == pytest.approx([MIXTURE.stds[k]] * 2, rel=0.01)
+        assert part.std(0).tolist() == pytest.approx([MIXTURE.stds[k].item()] * 2, rel=0.01)
 
 
 def test_denoiser_is_the_conditional_mean(generator: torch.Generator) -> None:

@@ -7,7 +7,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from test_train import CONFIG, everything, replace, trainer
+from test_train import CONFIG, everything, replace, trainer  # noqa: E402
 
 
 def main(folder: Path) -> None:

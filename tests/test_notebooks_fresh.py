@@ -1,13 +1,17 @@
 """The committed notebooks are fresh and readable by all, and the checker sees each violation."""
 
+import base64
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from tools import notebooks
 
@@ -263,3 +267,21 @@ def test_tidy_merges_streams_and_drops_widget_views_that_have_html():
     stream, shown = nb.cells[0].outputs
     assert stream.text == "ab\n"
     assert list(shown.data) == ["text/html"]
+
+
+def test_pictures_are_stored_small_and_look_the_same():
+    rows = np.linspace(0, 255, 400, dtype=np.uint8)
+    photo = np.stack([np.tile(rows, (400, 1)), np.tile(rows, (400, 1)).T, np.zeros((400, 400))], -1)
+    buffer = io.BytesIO()
+    Image.fromarray(photo.astype(np.uint8)).save(buffer, "PNG", compress_level=0)
+    before = base64.b64encode(buffer.getvalue()).decode()
+    after = notebooks.smaller(before)
+    assert len(after) < len(before) / 2
+    decoded = Image.open(io.BytesIO(base64.b64decode(after))).convert("RGB")
+    assert np.abs(np.asarray(decoded, float) - photo).mean() < 8
+    assert notebooks.smaller(after) == after  # a second run changes nothing
+    clear = Image.new("RGBA", (9, 9), (255, 0, 0, 128))
+    buffer = io.BytesIO()
+    clear.save(buffer, "PNG")
+    half = base64.b64encode(buffer.getvalue()).decode()
+    assert notebooks.smaller(half) == half  # transparency would be lost

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from . import data, guidance, metrics, pretrained, viz
-from .denoiser import Denoiser
+from .denoiser import Denoise, Denoiser
 from .errors import UserError
 from .recipes import RECIPES, Recipe
 from .samplers import Sampler, ddim, ddpm, dpmpp_2m, heun, sample
@@ -134,6 +134,11 @@ def _load(options: argparse.Namespace) -> Denoiser:
     return pretrained.load_denoiser(path / "model.safetensors" if path.is_dir() else path, device)
 
 
+def _guided(denoiser: Denoiser, scale: float) -> Denoise:
+    """Guided where the scale asks for it, and clipped, for samples and for figures alike."""
+    return guidance.clip(guidance.cfg(denoiser, scale) if scale != 1 else denoiser)
+
+
 def _sampler(options: argparse.Namespace) -> Sampler:
     if options.eta is None:
         return SAMPLERS[options.sampler]
@@ -151,9 +156,8 @@ def _sample(options: argparse.Namespace) -> None:
         labels = torch.arange(options.n) % denoiser.classes
         if options.label is not None:
             labels = torch.full((options.n,), options.label)
-    guided = guidance.cfg(denoiser, options.guidance) if options.guidance != 1 else denoiser
     pictures = sample(
-        guidance.clip(guided),
+        _guided(denoiser, options.guidance),
         (options.n, *denoiser.image_shape),
         denoiser.schedule.levels(options.steps),
         sampler=_sampler(options),
@@ -168,9 +172,8 @@ def _sample(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     denoiser = _load(options)
-    guided = guidance.cfg(denoiser, options.guidance) if options.guidance != 1 else denoiser
     report = metrics.evaluate(
-        guided,
+        _guided(denoiser, options.guidance),
         data=denoiser.data or "",
         steps=options.steps,
         sampler=_sampler(options),

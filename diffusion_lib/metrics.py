@@ -259,7 +259,7 @@ def evaluate(
     floors = torch.tensor(
         [
             frechet_distance(f_train[_like(test.labels, train.labels, generator)], f_test)
-            for _ in range(20)
+            for _ in range(200)
         ]
     )
     resampled = []

@@ -54,7 +54,7 @@ RECIPES: dict[str, Recipe] = {
     "digits16": Recipe(
         "digits16",
         UNetConfig(channels=(24, 48, 64)),
-        TrainConfig(steps=6000, learning_rate=2e-3, ema_decay=0.998),
+        TrainConfig(steps=4000, learning_rate=2e-3, ema_decay=0.998),
     ),
     # From nothing to digits in about a minute on two CPU cores.
     "demo": Recipe(

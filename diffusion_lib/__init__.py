@@ -7,6 +7,7 @@ Data flows one way: data -> noise -> denoiser(net) -> train -> checkpoint -> sam
 from . import (
     data,
     guidance,
+    likelihood,
     metrics,
     noise,
     predict,
@@ -22,6 +23,7 @@ from .denoiser import NO_CLASS, Denoiser, training_loss
 from .ema import EMA
 from .errors import UserError
 from .guidance import cfg, clip
+from .likelihood import Ledger, vlb
 from .metrics import evaluate, frechet_distance, load_judge
 from .noise import Level, cosine, edm, flow, linear, quadratic, rescale_zero_terminal_snr, sigmoid
 from .pretrained import load_denoiser, load_pretrained, save_denoiser
@@ -33,11 +35,11 @@ from .unet import UNet, UNetConfig
 __version__ = "0.1.0"
 
 __all__ = [
-    "EMA", "NO_CLASS", "Denoiser", "GaussianMixture", "ImageSet", "Level", "Step", "TrainConfig",
-    "Trainer", "UNet", "UNetConfig", "UserError", "cfg", "clip", "cosine", "data", "ddim", "ddpm",
-    "digits", "dpmpp_2m", "edm", "evaluate", "flow", "frechet_distance", "guidance", "heun",
-    "image_folder", "invert", "linear", "load_denoiser", "load_judge", "load_pretrained",
-    "metrics", "noise", "predict", "pretrained", "quadratic", "rescale_zero_terminal_snr",
-    "sample", "samplers", "save_denoiser", "sigmoid", "step", "toy", "train", "training_loss",
-    "viz", "widgets",
+    "EMA", "NO_CLASS", "Denoiser", "GaussianMixture", "ImageSet", "Ledger", "Level", "Step",
+    "TrainConfig", "Trainer", "UNet", "UNetConfig", "UserError", "cfg", "clip", "cosine", "data",
+    "ddim", "ddpm", "digits", "dpmpp_2m", "edm", "evaluate", "flow", "frechet_distance", "guidance",
+    "heun", "image_folder", "invert", "likelihood", "linear", "load_denoiser", "load_judge",
+    "load_pretrained", "metrics", "noise", "predict", "pretrained", "quadratic",
+    "rescale_zero_terminal_snr", "sample", "samplers", "save_denoiser", "sigmoid", "step", "toy",
+    "train", "training_loss", "viz", "vlb", "widgets",
 ]  # fmt: skip

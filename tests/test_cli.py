@@ -23,7 +23,8 @@ def test_train_sample_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     draw = ["sample", "--model", str(run), "--n", "20", "--steps", "2", "--out", str(png)]
     assert main(draw) == 0
     assert "20 samples" in capsys.readouterr().out
-    assert Image.open(png).size == ((10 * 9 - 1) * 4, (2 * 9 - 1) * 4)
+    with Image.open(png) as picture:
+        assert picture.size == ((10 * 9 - 1) * 4, (2 * 9 - 1) * 4)
 
     assert main(["evaluate", "--model", str(run), "--steps", "1"]) == 0
     out = capsys.readouterr().out

@@ -37,13 +37,18 @@ def test_grid_puts_every_picture_in_its_place() -> None:
         viz.grid(images[:0])
 
 
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 def test_png_holds_what_was_given(tmp_path: Path) -> None:
     images = torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1)
     viz.save_png(images, tmp_path / "a.png", columns=3, scale=2)
-    got = np.asarray(Image.open(tmp_path / "a.png"))
+    got = pixels(tmp_path / "a.png")
     assert got.shape == (2, 10) and got[0, ::2].tolist() == [0, 0, 128, 0, 255]
     viz.save_png(images, tmp_path / "b.png", columns=3, scale=2, ink=True)
-    assert np.asarray(Image.open(tmp_path / "b.png"))[0, ::2].tolist() == [255, 255, 127, 255, 0]
+    assert pixels(tmp_path / "b.png")[0, ::2].tolist() == [255, 255, 127, 255, 0]
 
 
 def test_figures_are_drawn() -> None:

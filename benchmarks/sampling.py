@@ -20,7 +20,7 @@ from diffusion_lib import load_pretrained
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.samplers import ddim, sample, start
 
-ROUNDS = 7
+ROUNDS = 5
 SHAPE = (64, 1, 16, 16)
 LABELS = torch.arange(64) % 10
 

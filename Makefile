@@ -14,7 +14,7 @@ export OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install book test lint lab serve notebooks train-demo stress clean
+.PHONY: help install book test lint lab serve notebooks train-demo stress mutants clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,9 @@ train-demo: $(READY) ## train on 8x8 digits from nothing (a minute), sample and 
 
 stress: $(READY) ## kill a training run twenty times and prove that it resumes exactly
 	$(PYTHON) benchmarks/stress.py
+
+mutants: $(READY) ## break each guarded formula, one at a time, and see a test fail
+	$(PYTHON) tools/mutants.py
 
 clean: ## remove what can be made again (.venv stays)
 	rm -rf _build build .pytest_cache .ruff_cache *.egg-info

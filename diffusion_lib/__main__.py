@@ -2,20 +2,20 @@
 
 import argparse
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from . import data, guidance, metrics, pretrained, viz
 from .denoiser import Denoise, Denoiser
 from .errors import UserError
 from .recipes import RECIPES, Recipe
 from .samplers import Sampler, ddim, ddpm, dpmpp_2m, heun, sample
-from .train import TrainConfig, Trainer
+from .train import TrainConfig, Trainer, rank_and_processes, several_processes
 
 SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m, "heun": heun}
 
@@ -39,8 +39,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     train = commands.add_parser("train", help="train a model")
-    train.add_argument("--data", default="digits", help="digits, or a folder of pictures")
-    train.add_argument("--size", type=int, default=16, help="height and width (digits: 8 or 16)")
+    names = ", ".join(name for name in data.DATASETS if not name.startswith("digits"))
+    train.add_argument("--data", default="digits", help=f"digits, {names}, or a folder of pictures")
+    train.add_argument(
+        "--size", type=int, default=16, help="height and width, of digits (8, 16) and of a folder"
+    )
+    train.add_argument(
+        "--on-error", choices=["raise", "skip"], default="raise",
+        help="a folder's pictures that can't be read: stop at the first, or leave them out",
+    )  # fmt: skip
     train.add_argument("--recipe", choices=sorted(RECIPES), help="default: the data's own recipe")
     train.add_argument("--steps", type=int, help="training steps; default: the recipe's")
     train.add_argument("--batch-size", type=int, help="pictures per step")
@@ -82,7 +89,31 @@ def _sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    recipe, pictures = _recipe_and_data(options)
+    with several_processes(options.device) as device:
+        rank, processes = rank_and_processes()
+        if rank > 0:  # the first downloads what is missing, the others wait
+            dist.barrier()
+        recipe, pictures = _recipe_and_data(options)
+        if rank == 0 and processes > 1:
+            dist.barrier()
+        _train_on(device, options, recipe, pictures, _say if rank == 0 else _say_nothing)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # at once, also into a log file
+
+
+def _say_nothing(line: str) -> None:
+    """For all but the first of several processes."""
+
+
+def _train_on(
+    device: torch.device,
+    options: argparse.Namespace,
+    recipe: Recipe,
+    pictures: data.Pictures,
+    say: Callable[[str], None],
+) -> None:
     changes = {
         name: value
         for name in ("steps", "batch_size", "seed")
@@ -91,32 +122,34 @@ def _train(options: argparse.Namespace) -> None:
     recipe = replace(recipe, train=replace(recipe.train, **changes))
     out = options.out or Path("runs") / (options.recipe or pictures.name)
     denoiser = recipe.denoiser(pictures)
-    trainer = Trainer(denoiser, pictures, recipe.train, options.device)
+    trainer = Trainer(denoiser, pictures, recipe.train, device)
     parameters = sum(p.numel() for p in denoiser.net.parameters())
-    print(
+    several = f", {trainer.processes} processes" if trainer.processes > 1 else ""
+    say(
         f"{len(pictures)} pictures of {pictures.name}, {parameters:,} parameters, "
-        f"{recipe.train.steps} steps on {trainer.device} in {trainer.precision}"
+        f"{recipe.train.steps} steps on {trainer.device.type} in {trainer.precision}{several}"
     )
     checkpoint = out / "checkpoint.pt"
     if checkpoint.is_file():
         trainer.load(checkpoint)
-        print(f"going on from step {trainer.step} of {checkpoint}")
-    began = time.perf_counter()
-    trainer.fit(checkpoint)
-    pretrained.save_denoiser(trainer.average, out / "model.safetensors")
-    print(f"{out / 'model.safetensors'}: trained in {time.perf_counter() - began:.0f} s")
+        say(f"going on from step {trainer.step} of {checkpoint}")
+    trainer.fit(checkpoint, report=say)
+    if trainer.rank == 0:
+        pretrained.save_denoiser(trainer.average, out / "model.safetensors")
+    say(f"{out / 'model.safetensors'}: trained in {trainer.seconds:.0f} s")
 
 
-def _recipe_and_data(options: argparse.Namespace) -> tuple[Recipe, data.ImageSet]:
+def _recipe_and_data(options: argparse.Namespace) -> tuple[Recipe, data.Pictures]:
     """The recipe and pictures that the options of `train` name."""
     if options.recipe is not None:
         recipe = RECIPES[options.recipe]
         return recipe, data.load(recipe.data)
-    if options.data == "digits":
-        name = f"digits{options.size}"
+    name = f"digits{options.size}" if options.data == "digits" else options.data
+    if options.data == "digits" or name in data.DATASETS:
         pictures = data.load(name)
-        return RECIPES[name], pictures
-    pictures = data.image_folder(options.data, options.size)
+        recipe = RECIPES[{"fashion_mnist": "mnist", "celeba": "faces64"}.get(name, name)]
+        return replace(recipe, data=name), pictures
+    pictures = data.image_folder(options.data, options.size, on_error=options.on_error)
     return replace(RECIPES["digits16"], data=pictures.name, train=TrainConfig()), pictures
 
 
@@ -164,7 +197,7 @@ def _sample(options: argparse.Namespace) -> None:
         cond=labels,
         seed=options.seed,
     )
-    ink = (denoiser.data or "").startswith("digits")
+    ink = (denoiser.data or "").startswith(("digits", "mnist"))
     columns = denoiser.classes if options.label is None else None
     viz.save_png(pictures.cpu(), options.out, columns=columns, ink=ink)
     print(f"{options.out}: {options.n} samples, {options.steps} steps of {options.sampler}")

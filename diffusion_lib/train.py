@@ -3,20 +3,29 @@
 `Trainer.steps()` is a generator: the caller logs, plots and stops as it likes. `Trainer.fit()`
 drives it with a progress bar and checkpoints. A step's randomness is keyed by (seed, step), so N
 steps, a save, a load and N more steps equal 2N steps bit for bit.
+
+Where `torchrun` started several processes, each trains on its part of every batch, and gradients
+are averaged (`several_processes`). A batch has the same pictures and noise however many share it.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
-from .data import ImageSet, keyed_generator
-from .denoiser import Denoiser, drop_labels, randn_like, training_loss, uniform
+from .data import Pictures, keyed_generator
+from .denoiser import NO_CLASS, Denoiser, drop_labels, randn_like, training_loss, uniform
 from .ema import EMA
 from .errors import UserError
 from .files import read_checkpoint, write_atomically
@@ -30,7 +39,7 @@ class TrainConfig:
 
     Attributes:
         steps: optimiser steps in all.
-        batch_size: pictures per step.
+        batch_size: pictures per step, those of all processes together.
         learning_rate: of AdamW, after the warm-up.
         warmup: steps over which the learning rate rises linearly from 0.
         decay: "none" keeps the learning rate; "cosine" lets it fall to 0 at the last step.
@@ -38,6 +47,7 @@ class TrainConfig:
         grad_clip: largest norm of the gradient.
         ema_decay: largest decay of the average of the weights.
         drop_cond: probability of hiding a label, for classifier-free guidance.
+        flip: mirror each picture, left to right, with probability 1/2.
         weight: loss weighting, see `predict.weight`.
         accumulate: split each batch into this many parts that go through the net one by one;
             the gradient is the same, the memory less.
@@ -56,6 +66,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     ema_decay: float = 0.9999
     drop_cond: float = 0.1
+    flip: bool = False
     weight: Weight = "simple"
     accumulate: int = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -77,6 +88,45 @@ class TrainStep(NamedTuple):
     grad_norm: Tensor
 
 
+class Speed(NamedTuple):
+    """How fast the training went, all processes together.
+
+    Attributes:
+        images_per_second: pictures trained on.
+        flops_per_second: floating point operations that the net takes for them: three times those
+            of the forward pass, since the backward pass takes two for each.
+        utilisation: their share of what the GPUs could do at this precision (model FLOP
+            utilisation); None where that is not known.
+        memory: the most bytes in use so far: of this process's GPU, or of the process on a CPU;
+            None where that is not known.
+        seconds_left: expected, until the last step.
+    """
+
+    images_per_second: float
+    flops_per_second: float
+    utilisation: float | None
+    memory: int | None
+    seconds_left: float
+
+    def __str__(self) -> str:
+        giga = self.flops_per_second / 1e9
+        parts = [
+            f"{self.images_per_second:,.0f} pictures/s",
+            f"{giga / 1000:,.3g} TFLOP/s" if giga >= 1000 else f"{giga:,.3g} GFLOP/s",
+        ]
+        if self.utilisation is not None:
+            parts[-1] += f" ({self.utilisation:.0%} of the GPU's peak)"
+        if self.memory is not None:
+            parts.append(f"{self.memory / 2**30:.1f} GiB")
+        return ", ".join([*parts, f"about {_duration(self.seconds_left)} left"])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 class Trainer:
     """Trains a denoiser on an image set.
 
@@ -84,6 +134,7 @@ class Trainer:
         denoiser: the one in training.
         ema: the running average; `trainer.average` is the denoiser to sample from.
         step: how many steps have been taken.
+        seconds: how long they took, without what the caller did between them.
     """
 
     CHECK_EVERY = 50  # steps between looks at the loss; a look makes a GPU wait for the CPU
@@ -91,7 +142,7 @@ class Trainer:
     def __init__(
         self,
         denoiser: Denoiser,
-        data: ImageSet,
+        data: Pictures,
         config: TrainConfig,
         device: torch.device | str | None = None,
     ) -> None:
@@ -104,11 +155,15 @@ class Trainer:
                 labels that the denoiser's net doesn't know.
         """
         self.device = pick_device(device)
-        if config.batch_size % config.accumulate:
+        self.rank, self.processes = rank_and_processes()
+        parts = self.processes * config.accumulate
+        if config.batch_size % parts:
             raise UserError(
-                f"A batch of {config.batch_size} can't be split into {config.accumulate} equal "
+                f"A batch of {config.batch_size} can't be split into {parts} equal "
                 "parts: choose a batch size that is a multiple of it."
             )
+        mine = config.batch_size // self.processes
+        self._part = slice(self.rank * mine, (self.rank + 1) * mine)
         if data.classes is not None and denoiser.classes not in (None, data.classes):
             raise UserError(
                 f"The data has {data.classes} classes and the denoiser {denoiser.classes}: "
@@ -120,6 +175,8 @@ class Trainer:
         self.denoiser = denoiser.to(self.device, memory_format=torch.channels_last)
         self.ema = EMA(denoiser.net, config.ema_decay)
         self.step = 0
+        self.seconds = 0.0
+        self._looks = [(0, 0.0)]  # (step, seconds) when the loss was last looked at, twice
         self._dtype = next(denoiser.net.parameters()).dtype
         on_gpu = self.device.type == "cuda"
         self.precision = _pick_precision(config.precision, self.device)
@@ -133,15 +190,19 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         # The compiled net shares the denoiser's weights; only the plain one is ever saved, so no
         # checkpoint's keys begin with "_orig_mod.".
-        self._working = denoiser
+        net: nn.Module = denoiser.net
         if config.compile:
-            self._working = denoiser.with_net(torch.compile(denoiser.net))
+            net = torch.compile(net)
+        if self.processes > 1:
+            net = DistributedDataParallel(net, [self.device] if on_gpu else None)
+        self._working = denoiser if net is denoiser.net else denoiser.with_net(net)
         if on_gpu:
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
         # The first step whose loss or gradient was not finite, or -1; kept on the device.
         self._bad_step = torch.full((), -1, device=self.device)
+        self._flops: int | None = None
 
     @property
     def average(self) -> Denoiser:
@@ -162,23 +223,76 @@ class Trainer:
         Raises:
             UserError: the loss or its gradient stopped being finite; the message names the step.
         """
-        while self.step < self.config.steps:
-            yield self._one_step()
-            if self.step % self.CHECK_EVERY == 0 or self.step == self.config.steps:
+        config, expected = self.config, -1
+        while self.step < config.steps:
+            if self.step != expected:  # at first, and where the caller has loaded a checkpoint
+                steps = range(self.step, config.steps)
+                batches = self.data.batches(steps, config.batch_size, config.seed, self._part)
+                self._looks = [(self.step, self.seconds)]
+            expected = self.step + 1
+            began = time.perf_counter()
+            now = self._one_step(*next(batches))
+            look = self.step % self.CHECK_EVERY == 0 or self.step == config.steps
+            if look:  # waits for the GPU, so the time is that of the steps themselves
                 self._check_finite()
+            self.seconds += time.perf_counter() - began
+            if look:
+                self._looks = [self._looks[-1], (self.step, self.seconds)]
+            yield now
 
-    def fit(self, checkpoint: str | Path | None = None, save_every: int = 500) -> None:
+    @property
+    def speed(self) -> Speed | None:
+        """How fast the latest steps went, `CHECK_EVERY` of them; None before there are any."""
+        (first, began), (last, ended) = self._looks[0], self._looks[-1]
+        if last == first or ended == began:
+            return None
+        config, rate = self.config, (last - first) / (ended - began)
+        images = rate * config.batch_size
+        flops = 3 * images * self._forward_flops()
+        peak = _peak_flops(self.device) if self.precision != "fp32" else None
+        return Speed(
+            images,
+            flops,
+            None if peak is None else flops / (peak * self.processes),
+            _memory_used(self.device),
+            (config.steps - self.step) / rate,
+        )
+
+    def _forward_flops(self) -> int:
+        """Floating point operations of the net for one picture."""
+        if self._flops is None:
+            x = torch.zeros(1, *self.data.shape, dtype=self._dtype, device=self.device)
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                self.ema.model(x, torch.ones(1, device=self.device), None)
+            self._flops = counter.get_total_flops()
+        return self._flops
+
+    def fit(
+        self,
+        checkpoint: str | Path | None = None,
+        save_every: int = 500,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
         """Train to the end with a progress bar, saving to `checkpoint` as we go.
 
         A run that is stopped goes on from its last checkpoint: `trainer.load(path)`, then `fit`
         again. Ctrl-C saves before it stops.
+
+        Args:
+            checkpoint: file to save to, by the first of several processes.
+            save_every: steps between two saves.
+            report: gets a line on speed, memory and time left, first after `CHECK_EVERY` steps and
+                then about every five minutes; for logs, where no bar is drawn.
         """
-        saved = self.step
+        saved, next_report = self.step, self.seconds
         bar = progress(self.steps(), "training", total=self.config.steps - self.step)
         try:
             for now in bar:
                 if now.step % self.CHECK_EVERY == 0:
                     bar.set_postfix(loss=f"{now.loss.item():.3f}")
+                    if report is not None and self.seconds >= next_report:
+                        report(f"step {now.step:,}: loss {now.loss.item():.3f}, {self.speed}")
+                        next_report = self.seconds + 300
                 if checkpoint is not None and now.step % save_every == 0:
                     self.save(checkpoint)
                     saved = now.step
@@ -186,39 +300,51 @@ class Trainer:
             if checkpoint is not None and self.step > saved and self._bad_step.item() < 0:
                 self.save(checkpoint)
 
-    def _one_step(self) -> TrainStep:
+    def _one_step(self, x0: Tensor, cond: Tensor | None) -> TrainStep:
         config, step = self.config, self.step
         self.denoiser.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(step + 1)
 
-        # All of a step's random numbers come from its own key: no random state to save.
-        x0, cond = self.data.batch(step, config.batch_size, config.seed)
+        # All of a step's random numbers come from its own key: no random state to save. They are
+        # those of the whole batch, of which a process uses its part.
+        mine, n = self._part, config.batch_size
         x0 = x0.to(self._dtype)
         generator = keyed_generator(config.seed, step, device=self.device)
-        t = uniform(self.denoiser.schedule, len(x0), generator)
-        eps = randn_like(x0, generator)
+        t = uniform(self.denoiser.schedule, n, generator)[mine]
+        eps = randn_like(x0.new_empty(n, *x0.shape[1:]), generator)[mine]
         if self.denoiser.classes is None:
             cond = None
-        cond = drop_labels(cond, config.drop_cond, generator)
+        if cond is not None:
+            hide = drop_labels(cond.new_zeros(n), config.drop_cond, generator)[mine]
+            cond = torch.where(hide == NO_CLASS, NO_CLASS, cond)
+        if config.flip:
+            generator = keyed_generator(config.seed, step, 2, device=self.device)
+            flip = torch.rand(n, generator=generator, device=self.device)[mine] < 0.5
+            x0 = torch.where(flip[:, None, None, None], x0.flip(-1), x0)
 
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        with _keyed_dropout(config.seed, step, self.device):
+        with _keyed_dropout((config.seed, step, 1, self.rank), self.device):
             for part in torch.arange(len(x0)).chunk(config.accumulate):
                 some = slice(int(part[0]), int(part[-1]) + 1)
-                with self._autocast():
-                    loss, _, _ = training_loss(
-                        self._working,
-                        x0[some].contiguous(memory_format=torch.channels_last),
-                        None if cond is None else cond[some],
-                        weight=config.weight,
-                        t=t[some],
-                        eps=eps[some].contiguous(memory_format=torch.channels_last),
-                    )
-                loss = loss / config.accumulate
-                self.scaler.scale(loss).backward()
+                last = some.stop == len(x0)
+                with nullcontext() if last else self._no_sync():
+                    with self._autocast():
+                        loss, _, _ = training_loss(
+                            self._working,
+                            x0[some].contiguous(memory_format=torch.channels_last),
+                            None if cond is None else cond[some],
+                            weight=config.weight,
+                            t=t[some],
+                            eps=eps[some].contiguous(memory_format=torch.channels_last),
+                        )
+                    loss = loss / config.accumulate
+                    self.scaler.scale(loss).backward()
                 total += loss.detach()
+        if self.processes > 1:  # the mean over the whole batch; the gradients are averaged already
+            dist.all_reduce(total)
+            total /= self.processes
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.denoiser.net.parameters(), config.grad_clip)
         self.scaler.step(self.optimizer)
@@ -230,6 +356,11 @@ class Trainer:
         fine = total.isfinite() if self.scaler.is_enabled() else (total + norm).isfinite()
         self._bad_step = torch.where(fine | (self._bad_step >= 0), self._bad_step, self.step)
         return TrainStep(self.step, total, norm)
+
+    def _no_sync(self) -> AbstractContextManager[Any]:
+        """Gradients of all but the last part of a batch stay here, to be averaged only once."""
+        net = self._working.net
+        return net.no_sync() if isinstance(net, DistributedDataParallel) else nullcontext()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -248,13 +379,18 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write everything needed to go on to one file, all of it or nothing.
 
+        Of several processes the first writes.
+
         Raises:
             UserError: the loss is no longer finite, or the disk is full; the file that was there
                 before is untouched.
         """
         self._check_finite()
+        if self.rank > 0:  # all hold the same
+            return
         state = {
             "step": self.step,
+            "seconds": self.seconds,
             "config": asdict(self.config),
             "architecture": describe(self.denoiser),
             "net": self.denoiser.net.state_dict(),
@@ -278,7 +414,7 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        self.step, self.seconds = state["step"], state.get("seconds", 0.0)
 
 
 def describe(denoiser: Denoiser) -> dict[str, Any]:
@@ -329,6 +465,71 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
     return device
 
 
+@contextmanager
+def several_processes(device: torch.device | str | None = None) -> Iterator[torch.device]:
+    """Join the processes that `torchrun` started, if it did, and give this one's device.
+
+    Within it a `Trainer` shares the work with those of the other processes: each GPU has one, or,
+    on a CPU, they talk by gloo.
+
+    Raises:
+        UserError: CUDA is asked for and absent, or more processes than GPUs.
+    """
+    device = pick_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"torchrun started more processes than there are GPUs ({torch.cuda.device_count()})"
+                ": give --nproc_per_node that number."
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def rank_and_processes() -> tuple[int, int]:
+    """This process's number, from 0, and how many train together: (0, 1) where one does alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+# Dense peak in half precision, by the makers' data sheets: operations a second.
+_PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "L4": 121e12,
+               "T4": 65e12}  # fmt: skip
+
+
+def _peak_flops(device: torch.device) -> float | None:
+    """What the device can do at most in half precision; None where that is not known."""
+    if device.type != "cuda":
+        return None
+    words = torch.cuda.get_device_name(device).replace("-", " ").split()
+    # The PCIe and NVL cards of the same names are slower.
+    if {"PCIe", "PCIE", "NVL"} & set(words):
+        return None
+    return next((peak for name, peak in _PEAK_FLOPS.items() if name in words), None)
+
+
+def _memory_used(device: torch.device) -> int | None:
+    """The most bytes in use so far, on the GPU or of this process; None where not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # Linux counts in KiB
+
+
 def _pick_precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     if wanted in ("fp32", "bf16", "fp16"):
         return wanted  # type: ignore[return-value]
@@ -343,10 +544,10 @@ def _pick_precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16"
 class _keyed_dropout(AbstractContextManager[None]):
     """Dropout draws from torch's global generators: key them for a while, then put them back."""
 
-    def __init__(self, seed: int, step: int, device: torch.device) -> None:
+    def __init__(self, key: tuple[int, ...], device: torch.device) -> None:
         devices = [device] if device.type == "cuda" else []
         self._fork = torch.random.fork_rng(devices)
-        self._key = (seed, step, 1)
+        self._key = key
 
     def __enter__(self) -> None:
         self._fork.__enter__()

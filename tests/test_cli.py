@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from diffusion_lib import pretrained
 from diffusion_lib.__main__ import main
 
 
@@ -29,6 +30,31 @@ def test_train_sample_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["evaluate", "--model", str(run), "--steps", "1"]) == 0
     out = capsys.readouterr().out
     assert "class accuracy" in out and "floor" in out and "95%" in out
+
+
+def test_train_on_a_named_set_and_on_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_data import idx_files, picture
+
+    idx_files(tmp_path / "MNIST" / "raw", n=12)
+    monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
+    short = ["--steps", "1", "--batch-size", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    assert main(["train", "--data", "mnist", *short]) == 0
+    assert "12 pictures of mnist, 681,009 parameters" in capsys.readouterr().out
+
+    for name in ("a.png", "b.png", "c.jpg"):
+        picture(tmp_path / "mine" / name, "RGB", (20, 30))
+    (tmp_path / "mine" / "b.png").write_bytes(b"spoilt")
+    folder = ["train", "--data", str(tmp_path / "mine"), "--size", "16", *short[:-1]]
+    assert main([*folder, str(tmp_path / "run2")]) == 2
+    assert "b.png can't be read" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="Left out 1 pictures"):
+        assert main([*folder, str(tmp_path / "run2"), "--on-error", "skip"]) == 0
+    assert "2 pictures of mine" in capsys.readouterr().out
+    assert pretrained.load_denoiser(tmp_path / "run2" / "model.safetensors").image_shape == (
+        3, 16, 16
+    )  # fmt: skip
 
 
 def test_sample_of_the_shipped_model(tmp_path: Path) -> None:
@@ -58,6 +84,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         (["sample", "--sampler", "heun", "--eta", "1"], "belongs to the sampler ddim"),
         (["train", "--data", "no/such/folder"], "There is no folder no/such/folder"),
         (["train", "--data", "digits", "--size", "12"], "use one of digits8"),
+        (["train", "--data", "celeba"], "CelebA is not whole in"),
         (["train", "--device", "cuda"], "no NVIDIA GPU here"),
         (["models", "cifar"], "There is no model 'cifar'"),
     ],
@@ -70,6 +97,7 @@ def test_bad_input_gets_one_clear_line(
     import torch
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFUSION_DATA", "/dev/null/nowhere")  # nothing is downloaded
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(arguments) == 2
     error = capsys.readouterr().err

@@ -1,6 +1,10 @@
 """Pictures: ranges, the one split, batches keyed by step, and folders of every bad kind."""
 
 import hashlib
+import pickle
+import struct
+import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,23 @@ import torch
 from PIL import Image
 
 from diffusion_lib import UserError, data
-from diffusion_lib.data import ImageSet, digits, image_folder, to_float, to_uint8
+from diffusion_lib.data import (
+    ImageSet,
+    StreamedSet,
+    cifar10,
+    digits,
+    fashion_mnist,
+    image_folder,
+    mnist,
+    to_float,
+    to_uint8,
+)
+
+# Real data, used where a machine has it.
+REAL = Path(__file__).parents[2] / "shared" / "data"
+needs = lambda name: pytest.mark.skipif(  # noqa: E731
+    not (REAL / name).exists(), reason=f"no {name} on this machine"
+)
 
 
 def test_all_256_values_survive_the_round_trip() -> None:
@@ -147,3 +167,237 @@ def test_unknown_names() -> None:
         digits(12)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="'train' or 'test'"):
         digits(8, "dev")  # type: ignore[arg-type]
+
+
+# --- folders: odd pictures, large sets --------------------------------------------------------
+
+
+def test_16_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
+    """Pillow's own conversion cuts off at 255: all but the darkest would come out white."""
+    Image.fromarray(np.full((8, 8), 0x8080, np.uint16)).save(tmp_path / "a.png")
+    found = image_folder(tmp_path, 8)
+    assert found.shape == (1, 8, 8) and isinstance(found, ImageSet)
+    assert found.images.unique().tolist() == [0x80]
+
+
+def test_only_the_central_square_is_kept(tmp_path: Path) -> None:
+    array = np.zeros((10, 40, 3), np.uint8)
+    array[:, 15:25] = 200
+    Image.fromarray(array).save(tmp_path / "wide.png")
+    Image.fromarray(array.transpose(1, 0, 2)).save(tmp_path / "tall.png")
+    found = image_folder(tmp_path, 10)
+    assert isinstance(found, ImageSet) and found.images.unique().tolist() == [200]
+
+
+def test_bad_pictures_are_left_out_by_choice_and_named(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        picture(tmp_path / name / "good.png", "RGB", (64, 64), ord(name))
+    whole = (tmp_path / "b" / "good.png").read_bytes()
+    (tmp_path / "b" / "good.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "c" / "page.jpg").write_text("<html>")
+    with pytest.raises(UserError, match='good.png can.t be read.*on_error="skip"'):
+        image_folder(tmp_path, 8, channels=3)
+    for limit in (2**30, 0):  # in memory, in files
+        with pytest.warns(UserWarning, match=r"Left out 2 pictures.*b/good.png.*page.jpg") as told:
+            found = image_folder(tmp_path, 8, on_error="skip", memory_limit=limit)
+        assert len(told) == 1 and len(found) == 2
+        assert found.class_names == ("a", "c")
+        x, y = found.batch(0, 2)
+        assert {(int(to_uint8(p).max()), int(k)) for p, k in zip(x, y, strict=True)} == {
+            (ord("a"), 0), (ord("c"), 1)
+        }  # fmt: skip
+    (tmp_path / "a" / "good.png").write_bytes(b"")
+    (tmp_path / "c" / "good.png").write_bytes(b"")
+    with pytest.raises(UserError, match="None of the pictures"):
+        image_folder(tmp_path, 8, channels=3, on_error="skip")
+    with pytest.raises(UserError, match="Unknown on_error"):
+        image_folder(tmp_path, 8, on_error="ignore")  # type: ignore[arg-type]
+
+
+def twelve_pictures(folder: Path) -> tuple[ImageSet, StreamedSet]:
+    """The same folder, once in memory and once streamed by two processes."""
+    for k in range(12):
+        picture(folder / "xyz"[k % 3] / f"{k}.png", "RGB", (8 + k, 9), 20 * k)
+    whole = image_folder(folder, 8)
+    streamed = image_folder(folder, 8, memory_limit=0)
+    assert isinstance(whole, ImageSet) and isinstance(streamed, StreamedSet)
+    return whole, data.replace(streamed, workers=2)
+
+
+# Newer Pythons warn of the fork by which DataLoader starts its processes.
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_streamed_set_gives_the_batches_of_one_in_memory(tmp_path: Path) -> None:
+    whole, streamed = twelve_pictures(tmp_path)
+    assert (len(streamed), streamed.shape, streamed.classes) == (12, whole.shape, 3)
+    expected = [whole.batch(k, 5, seed=2) for k in range(6)]
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    for first in (0, 4):  # 4: a run that is resumed
+        got = list(streamed.batches(range(first, 6), 5, seed=2))
+        for (x, y), (x_, y_) in zip(got, expected[first:], strict=True):
+            assert torch.equal(x, x_) and torch.equal(y, y_)
+    assert torch.equal(torch.get_rng_state(), before)  # global random numbers are left alone
+    part = list(streamed.batches(range(2), 4, part=slice(2, 4)))
+    assert torch.equal(part[1][0], whole.batch(1, 4)[0][2:])
+    assert torch.equal(part[1][0], list(whole.batches(range(2), 4, part=slice(2, 4)))[1][0])
+    x, y = streamed.batch(3, 5, seed=2)
+    assert torch.equal(x, expected[3][0]) and torch.equal(y, expected[3][1])
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_picture_spoilt_during_training_is_named(tmp_path: Path) -> None:
+    _, streamed = twelve_pictures(tmp_path)
+    (tmp_path / "x" / "3.png").write_bytes(b"spoilt")
+    with pytest.raises(UserError, match=r"The picture .*3.png can.t be read") as error:
+        list(streamed.batches(range(3), 4))
+    assert "Traceback" not in str(error.value)
+
+
+def test_empty_streamed_set_and_bad_labels(tmp_path: Path) -> None:
+    read = data.ReadPicture(8, 3)
+    with pytest.raises(UserError, match="at least one picture"):
+        StreamedSet("none", (), read)
+    with pytest.raises(UserError, match="label 3 is out of"):
+        StreamedSet("bad", (tmp_path / "a.png",), read, torch.tensor([3]), ("a", "b"))
+
+
+# --- well-known sets, on small files in each one's own format ---------------------------------
+
+
+def idx_files(folder: Path, n: int = 6) -> np.ndarray:
+    """Files as of MNIST: a magic number, the sizes, the bytes. Gives the training pictures."""
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), np.uint8)
+    for split in ("train", "t10k"):
+        head = struct.pack(">4B3I", 0, 0, 8, 3, n, 28, 28)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        labels = bytes(k % 10 for k in range(n))
+        head = struct.pack(">4BI", 0, 0, 8, 1, n)
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(head + labels)
+    return images
+
+
+@pytest.mark.parametrize("make, theirs", [(mnist, "MNIST"), (fashion_mnist, "FashionMNIST")])
+def test_idx_files(make, theirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    images = idx_files(tmp_path / theirs / "raw")
+    found = make("train", tmp_path)
+    assert found.shape == (1, 32, 32) and found.classes == 10
+    assert np.array_equal(found.images[:, 0, 2:-2, 2:-2].numpy(), images)
+    border = found.images.clone()
+    border[:, :, 2:-2, 2:-2] = 0
+    assert border.max() == 0 and found.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
+    assert torch.equal(data.load(found.name, "test").images, found.images)  # type: ignore[attr-defined]
+
+
+def test_cifar_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rows = np.random.default_rng(0).integers(0, 256, (4, 3072), np.uint8)
+
+    def write(name: str, contents: dict[str, object]) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(contents))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    names = [f"class {k}" for k in range(10)]
+    parts = [write(f"data_batch_{k}", {"data": rows + k, "labels": [k, 9, 0, 3]}) for k in range(2)]
+    meta = write("batches.meta", {"label_names": names})
+    monkeypatch.setattr(CIFAR10, "train_list", parts)
+    monkeypatch.setattr(
+        CIFAR10, "test_list", [write("test_batch", {"data": rows, "labels": [1, 1, 2, 2]})]
+    )
+    monkeypatch.setattr(
+        CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]}
+    )
+    monkeypatch.setattr(CIFAR10, "url", "file:///nowhere/cifar.tar.gz")
+    train, test = cifar10("train", tmp_path), cifar10("test", tmp_path)
+    assert train.shape == (3, 32, 32) and train.class_names == tuple(names)
+    assert train.labels.tolist() == [0, 9, 0, 3, 1, 9, 0, 3]  # type: ignore[union-attr]
+    assert np.array_equal(test.images.flatten(1).numpy(), rows)  # red, green, blue; row by row
+    (folder / "data_batch_1").write_bytes(b"changed")  # the checksum is wrong now
+    with pytest.raises(UserError, match="CIFAR10 is not whole in"):
+        cifar10("train", tmp_path)
+
+
+def test_celeba_is_cut_to_the_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CelebA
+
+    folder = tmp_path / "celeba"
+    array = np.full((218, 178, 3), 250, np.uint8)
+    array[39:179, 19:159] = 80  # the central square of 140 pixels
+    (folder / "img_align_celeba").mkdir(parents=True)
+    names = [f"{k:06}.png" for k in range(4)]
+    for name in names:
+        Image.fromarray(array).save(folder / "img_align_celeba" / name)
+
+    def rows(head: str, values: str) -> str:
+        return head + "".join(f"{name} {values}\n" for name in names)
+
+    texts = {
+        "list_eval_partition.txt": "".join(f"{n} {k // 2 * 2}\n" for k, n in enumerate(names)),
+        "identity_CelebA.txt": rows("", "1"),
+        "list_bbox_celeba.txt": rows("4\nid x y w h\n", "1 1 1 1"),
+        "list_landmarks_align_celeba.txt": rows("4\n" + "x " * 10 + "\n", "1 " * 9 + "1"),
+        "list_attr_celeba.txt": rows("4\nsmiling\n", "-1"),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    sums = [("", hashlib.md5(text.encode()).hexdigest(), n) for n, text in texts.items()]
+    monkeypatch.setattr(CelebA, "file_list", sums)
+    train = data.celeba("train", tmp_path)
+    assert (len(train), len(data.celeba("test", tmp_path))) == (2, 2)
+    assert train.shape == (3, 64, 64) and train.labels is None
+    x, labels = train.batch(0, 2)
+    assert labels is None and to_uint8(x).unique().tolist() == [80]
+
+
+def test_no_connection_and_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[41] One message that says what to do, and no address is really asked."""
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["file:///nowhere/"])
+    with pytest.raises(UserError, match="MNIST is not whole in .*set\nDIFFUSION_DATA|DIFFUSION_D"):
+        mnist("train", tmp_path)
+    idx_files(tmp_path / "half" / "MNIST" / "raw")
+    spoilt = tmp_path / "half" / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    spoilt.write_bytes(spoilt.read_bytes()[:1000])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match="MNIST is not whole in"):
+            mnist("train", tmp_path / "half")
+    with pytest.raises(UserError, match="'train' or 'test'"):
+        mnist("dev", tmp_path)  # type: ignore[arg-type]
+
+
+def test_where_downloads_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIFFUSION_DATA", raising=False)
+    assert data.data_root() == Path.home() / ".cache" / "diffusion_lib"
+    monkeypatch.setenv("DIFFUSION_DATA", "/elsewhere")
+    assert data.data_root() == Path("/elsewhere")
+
+
+@needs("MNIST")
+def test_real_mnist() -> None:
+    train, test = mnist("train", REAL), mnist("test", REAL)
+    assert (len(train), len(test)) == (60_000, 10_000)
+    assert train.labels.bincount().tolist()[:3] == [5923, 6742, 5958]  # type: ignore[union-attr]
+    # The published mean of the pixels, 0.1307 of 255, is that of the pictures without the border.
+    assert train.images[:, :, 2:-2, 2:-2].float().mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+
+
+@needs("cifar10-jpeg.tar.xz")
+def test_real_cifar_pictures(tmp_path: Path) -> None:
+    """The first 60 of them: reading all would take too long for a test."""
+    with tarfile.open(REAL / "cifar10-jpeg.tar.xz") as archive:
+        found = 0
+        while found < 60 and (member := archive.next()) is not None:
+            if member.isfile():
+                archive.extract(member, tmp_path, filter="data")
+                found += 1
+    (split,) = (p for p in tmp_path.rglob("*") if p.name in ("train", "test"))
+    whole, streamed = image_folder(split, 32), image_folder(split, 32, memory_limit=0)
+    assert whole.shape == streamed.shape == (3, 32, 32) and len(whole) == 60
+    a, b = whole.batch(1, 40)[0], data.replace(streamed, workers=0).batch(1, 40)[0]  # type: ignore[type-var]
+    assert torch.equal(a, b)

@@ -21,6 +21,9 @@ from diffusion_lib.unet import UNet, UNetConfig
 
 NET = UNetConfig(channels=(8, 8), time_channels=16, classes=3, dropout=0.1)
 CONFIG = TrainConfig(steps=8, batch_size=6, warmup=2, seed=5)
+SHARED = TrainConfig(
+    steps=6, batch_size=12, warmup=2, seed=5, accumulate=2, flip=True, drop_cond=0.3
+)
 
 
 def pictures() -> ImageSet:
@@ -69,6 +72,20 @@ def test_saved_and_loaded_equals_undisturbed(tmp_path: Path) -> None:
     assert resumed.ema.updates == 8
 
 
+def test_a_checkpoint_loaded_between_steps(tmp_path: Path) -> None:
+    """Going back in the middle of `steps` also goes back in the data."""
+    whole, back = trainer(), trainer()
+    whole.fit()
+    went_back = False
+    for now in back.steps():
+        if now.step == 2 and not went_back:
+            back.save(tmp_path / "c.pt")
+        if now.step == 5 and not went_back:
+            back.load(tmp_path / "c.pt")
+            went_back = True
+    assert same(whole, back)
+
+
 def test_another_seed_gives_other_weights() -> None:
     a, b = trainer(), trainer(replace(CONFIG, seed=6))
     a.fit()
@@ -100,6 +117,121 @@ def test_micro_batches_equal_one_batch(k: int) -> None:
 
     for one, many in zip(gradient(1), gradient(k), strict=True):
         assert torch.allclose(one, many, rtol=1e-9, atol=1e-12)
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """[39] torchrun, gloo, float64: half the batch each, the weights of one process with all of it.
+
+    With labels hidden, pictures mirrored, and each half once more split in two.
+    """
+    alone = trainer(SHARED, replace(NET, dropout=0.0), double=True)
+    alone.fit()
+    script = Path(__file__).with_name("shared_run.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    shared = torch.load(tmp_path / "end.pt", weights_only=True)
+    assert len(shared) == len(everything(alone))
+    for a, b in zip(everything(alone), shared, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+    assert [p.name for p in tmp_path.glob("*.pt")] == ["end.pt"]
+
+
+def test_a_streamed_set_trains_the_same(tmp_path: Path) -> None:
+    """The same pictures from files give the same weights, through a save and a load too."""
+    from PIL import Image
+
+    from diffusion_lib import image_folder
+
+    for k, image in enumerate(pictures().images):
+        (tmp_path / "abc"[k % 3]).mkdir(exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(tmp_path / "abc"[k % 3] / f"{k}.png")
+    whole = image_folder(tmp_path, 4)
+    streamed = replace(image_folder(tmp_path, 4, memory_limit=0), workers=0)
+
+    def run(data) -> Trainer:  # type: ignore[no-untyped-def]
+        torch.manual_seed(1)
+        return Trainer(Denoiser(UNet(NET), linear(), classes=3), data, CONFIG, "cpu")
+
+    a, half, b = run(whole), run(streamed), run(streamed)
+    a.fit()
+    for now in half.steps():
+        if now.step == 3:
+            half.save(tmp_path / "c.pt")
+            break
+    b.load(tmp_path / "c.pt")
+    b.fit()
+    assert same(a, b)
+
+
+def test_mirrored_pictures_are_seen() -> None:
+    """One picture, bright on the left: about half of the times it comes out bright on the right."""
+    image = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    image[..., :2] = 255
+    seen: list[torch.Tensor] = []
+
+    class Spy(UNet):
+        def forward(self, x, t, cond=None):  # type: ignore[no-untyped-def]
+            seen.append(x)
+            return super().forward(x, t, cond)
+
+    for flip in (False, True):
+        seen.clear()
+        config = replace(CONFIG, batch_size=32, steps=4, flip=flip)
+        denoiser = Denoiser(Spy(replace(NET, classes=None)), linear())
+        denoiser.schedule = linear(2, 1e-9, 1e-9)  # next to no noise
+        Trainer(denoiser, ImageSet("one", image), config, "cpu").fit()
+        right = (torch.cat(seen)[:, 0, 0, 3] > 0).float().mean()
+        assert 0.3 < right < 0.7 if flip else right == 0
+
+
+def test_speed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = trainer(replace(CONFIG, steps=100))
+    lines: list[str] = []
+    assert t.speed is None
+    t.fit(report=lines.append)
+    assert len(lines) == 1 and lines[0].startswith("step 50: loss ")
+    assert "pictures/s" in lines[0] and "FLOP/s" in lines[0] and "left" in lines[0]
+    speed = t.speed
+    assert speed is not None and speed.seconds_left == 0 and speed.utilisation is None
+    # A net of one 3 x 3 convolution from 1 to 1 channel: 2 x 9 operations for each of 16 pixels.
+    conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+    t.ema.model, t._flops = (lambda x, *_: conv(x)), None  # type: ignore[assignment]
+    assert t._forward_flops() == 2 * 9 * 16
+    assert t.speed.flops_per_second == pytest.approx(3 * 288 * t.speed.images_per_second)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "name, tera",
+    [("NVIDIA H200", 989), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA A100-SXM4-40GB", 312),
+     ("Tesla T4", 65), ("NVIDIA H100 PCIe", None), ("NVIDIA GeForce RTX 4090", None)],
+)  # fmt: skip
+def test_peaks_of_gpus(name: str, tera: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusion_lib.train import _peak_flops
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    peak = _peak_flops(torch.device("cuda"))
+    assert peak == (None if tera is None else tera * 1e12)
+    assert _peak_flops(torch.device("cpu")) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "auto", "fp16"])
+def test_a_step_never_waits_for_the_gpu(precision: str) -> None:
+    """[38]"""
+    config = replace(CONFIG, steps=40, flip=True, precision=precision)  # type: ignore[arg-type]
+    t = Trainer(Denoiser(UNet(NET), linear(), classes=3), pictures(), config, "cuda")
+    steps = t.steps()
+    next(steps)  # the first one copies tables and makes the optimiser's state
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_loss_falls_and_the_average_follows() -> None:
@@ -154,10 +286,10 @@ def test_fit_saves_before_it_stops(tmp_path: Path) -> None:
     t = trainer()
     real = t._one_step
 
-    def interrupted():  # type: ignore[no-untyped-def]
+    def interrupted(*batch):  # type: ignore[no-untyped-def]
         if t.step == 5:
             raise KeyboardInterrupt
-        return real()
+        return real(*batch)
 
     t._one_step = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):

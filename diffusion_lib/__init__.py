@@ -5,6 +5,7 @@ Data flows one way: data -> noise -> denoiser(net) -> train -> checkpoint -> sam
 """
 
 from . import (
+    checks,
     data,
     guidance,
     likelihood,
@@ -36,10 +37,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EMA", "NO_CLASS", "Denoiser", "GaussianMixture", "ImageSet", "Ledger", "Level", "Step",
-    "TrainConfig", "Trainer", "UNet", "UNetConfig", "UserError", "cfg", "clip", "cosine", "data",
-    "ddim", "ddpm", "digits", "dpmpp_2m", "edm", "evaluate", "flow", "frechet_distance", "guidance",
-    "heun", "image_folder", "invert", "likelihood", "linear", "load_denoiser", "load_judge",
-    "load_pretrained", "metrics", "noise", "predict", "pretrained", "quadratic",
+    "TrainConfig", "Trainer", "UNet", "UNetConfig", "UserError", "cfg", "checks", "clip", "cosine",
+    "data", "ddim", "ddpm", "digits", "dpmpp_2m", "edm", "evaluate", "flow", "frechet_distance",
+    "guidance", "heun", "image_folder", "invert", "likelihood", "linear", "load_denoiser",
+    "load_judge", "load_pretrained", "metrics", "noise", "predict", "pretrained", "quadratic",
     "rescale_zero_terminal_snr", "sample", "samplers", "save_denoiser", "sigmoid", "step", "toy",
     "train", "training_loss", "viz", "vlb", "widgets",
 ]  # fmt: skip

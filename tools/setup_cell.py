@@ -9,7 +9,7 @@ REPOSITORY = "https://github.com/diffusion-book/diffusion-book"
 here = Path.cwd()
 sys.path[:0] = [str(d) for d in (here, *here.parents) if (d / "diffusion_lib").is_dir()][:1]
 if find_spec("diffusion_lib") is None:  # on Colab: add what is missing, replace nothing
-    names = ("safetensors", "tqdm", "ipywidgets", "sklearn")
+    names = ("safetensors", "tqdm", "ipywidgets", "anywidget", "latex2mathml", "sklearn")
     missing = [name.replace("sklearn", "scikit-learn") for name in names if not find_spec(name)]
     library = ["--no-deps", f"{REPOSITORY}/archive/refs/heads/main.zip"]
     for wanted in filter(None, [missing, library]):

@@ -1,0 +1,124 @@
+"""Quizzes: well formed, explained, and with numbers that the library itself would give."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from diffusion_lib import NO_CLASS, Ledger, UserError, guidance, metrics, noise, quiz, samplers
+from diffusion_lib.quiz import Option, Question, questions, rich, to_html
+
+
+@pytest.mark.parametrize("name", quiz.available())
+def test_a_quiz_has_five_to_nine_questions_and_explains_every_answer(name):
+    entries = questions(name)
+    assert 5 <= len(entries) <= 9
+    for question in entries:
+        for option in question.options:
+            assert len(option.why) > 20, f"{question.text}: {option.answer}"
+        if question.tolerance is not None:
+            assert question.why, f"{question.text}: what of any other number?"
+
+
+@pytest.mark.parametrize("name", quiz.available())
+def test_no_tex_and_no_markdown_is_left_in_the_html(name):
+    page = to_html(questions(name), name)
+    body = re.sub(r"(?s)<(script|style|math).*?</\1>", "", page)
+    assert "$" not in body
+    assert "**" not in body
+    assert "`" not in body
+    assert "http" not in body
+
+
+def test_the_right_option_is_not_always_in_the_same_place():
+    places = [
+        [o.right for o in q.options].index(True)
+        for name in quiz.available()
+        for q in questions(name)
+        if q.tolerance is None
+    ]
+    assert max(places.count(k) for k in range(4)) < 0.5 * len(places)
+
+
+def test_text_is_escaped_and_marked_up():
+    assert rich("a < b & `x < y` and *so*") == (
+        "a &lt; b &amp; <code>x &lt; y</code> and <em>so</em>"
+    )
+    assert rich(r"$\bar\alpha_t$").startswith("<math")
+
+
+A, B = Option("one", "because", right=True), Option("two", "because not")
+
+
+@pytest.mark.parametrize(
+    "options", [(A,), (B, B), (A, A), ()], ids=["single", "none right", "two right", "empty"]
+)
+def test_a_question_needs_exactly_one_right_option_among_several(options):
+    with pytest.raises(UserError, match="one of them right"):
+        Question("?", options)
+
+
+def test_numbers_and_texts_are_not_mixed_and_numbers_can_be_told_apart():
+    with pytest.raises(UserError, match="mixes"):
+        Question("?", (A, B), tolerance=0.1)
+    with pytest.raises(UserError, match="told apart"):
+        Question("?", (Option(1.0, "", right=True), Option(1.1, "")), tolerance=0.1)
+
+
+def test_an_unknown_quiz_is_refused_with_the_names_there_are():
+    with pytest.raises(UserError, match="forward_process"):
+        questions("nonsense")
+
+
+def _heun_calls(steps: int) -> int:
+    calls = 0
+
+    def counting(x, level, cond=None):
+        nonlocal calls
+        calls += 1
+        return torch.zeros_like(x)
+
+    list(samplers.heun(counting, torch.ones(1, 1), noise.linear().levels(steps)))
+    return calls
+
+
+def _guided(with_label: float, without: float, scale: float) -> float:
+    def answer(x, level, cond=None):
+        return torch.where(cond == NO_CLASS, without, with_label)
+
+    return float(guidance.cfg(answer, scale)(torch.zeros(1), LEVEL, torch.tensor([3])))
+
+
+LEVEL = noise.linear()(torch.tensor(300))
+ZERO = torch.zeros(1)
+ONE = torch.eye(1, dtype=torch.float64)
+# (quiz, which of its numeric questions) -> the answer, by the library.
+NUMBERS = {
+    ("forward_process", 0): lambda: LEVEL.signal * 0.5608 + LEVEL.noise * 0.5,
+    ("elbo_and_loss", 0): lambda: Ledger(ZERO, 2 * torch.ones(1, 1), ZERO, dims=1).bits_per_dim,
+    ("elbo_and_loss", 1): lambda: kl_divergence(Normal(0.0, 1.0), Normal(3.0, 1.0)),
+    ("unet", 0): lambda: sum(p.numel() for p in torch.nn.Conv2d(48, 64, 3).parameters()),
+    ("training", 0): lambda: 128 / 4,
+    ("training", 1): lambda: -1 / math.log(0.999),
+    ("sampling", 0): lambda: _heun_calls(20),
+    ("sampling", 1): lambda: _guided(0.6, 0.4, 2.0),
+    ("tuning", 0): lambda: metrics.frechet_gaussian(torch.zeros(1), ONE, torch.ones(1), 9 * ONE),
+}
+
+
+def test_every_numeric_answer_is_computed_here():
+    asked = {
+        (name, i)
+        for name in quiz.available()
+        for i, _ in enumerate(q for q in questions(name) if q.tolerance is not None)
+    }
+    assert asked == set(NUMBERS)
+
+
+@pytest.mark.parametrize(("name", "index"), NUMBERS)
+def test_a_numeric_answer_is_what_the_library_gives(name, index):
+    question = [q for q in questions(name) if q.tolerance is not None][index]
+    (given,) = [o.answer for o in question.options if o.right]
+    assert float(NUMBERS[name, index]()) == pytest.approx(given, abs=question.tolerance / 2)

@@ -55,6 +55,9 @@ class Live(AnyWidget):
         super().__init__(options=options, **values)
         self.html = html
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # an address would differ in every run
+
     def _repr_mimebundle_(self, **options: object) -> tuple[dict, dict]:
         shown = super()._repr_mimebundle_(**options) or {}
         data, about = shown if isinstance(shown, tuple) else (shown, {})

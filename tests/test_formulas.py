@@ -11,7 +11,7 @@ from tools import formulas
 def test_the_page_holds_every_card() -> None:
     page = formulas.PAGE.read_text(encoding="utf-8")
     assert page == formulas.page(), "run python tools/formulas.py"
-    chapters = list((formulas.ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
+    chapters = list((formulas.ROOT / "notebooks").glob("0[1-6]_*.ipynb"))  # those that derive
     assert chapters and all(f"](../notebooks/{c.name})" in page for c in chapters)
 
 

@@ -88,7 +88,7 @@ def test_on_colab_only_what_is_missing_is_installed(machine: Machine):
     assert result.returncode == 0, result.stderr
     assert f"styled from {machine.packages}" in result.stdout
     dependencies, library = machine.pip_calls
-    assert dependencies == "install --quiet safetensors scikit-learn"
+    assert dependencies == "install --quiet safetensors anywidget latex2mathml scikit-learn"
     assert library.startswith("install --quiet --no-deps https://github.com/")
 
 

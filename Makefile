@@ -4,6 +4,9 @@ PORT ?= 8000
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+SITE_READY := $(VENV)/.site-ready
+TEACHING := $(VENV)/.teaching
+COURSE ?= course
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 
@@ -14,10 +17,11 @@ export OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install book test lint lab serve notebooks train-demo stress mutants clean
+.PHONY: help install book test test-site lint lab serve notebooks train-demo stress mutants clean \
+        assignments grade feedback test-assignments
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
 
 install: $(READY) ## make .venv and install everything into it
 
@@ -36,12 +40,30 @@ $(READY): requirements.txt pyproject.toml
 	@touch $@
 
 # A warning is shown only when its page is read anew, so a failed build must forget what it read.
+BOOK := $(VENV)/bin/jupyter-book build . -W --keep-going
+
 book: $(READY) ## build the book, print its address, open it where there is a browser
-	$(VENV)/bin/jupyter-book build . -W --keep-going || { rm -rf _build/.doctrees; exit 1; }
+	$(BOOK) || { rm -rf _build/.doctrees; exit 1; }
 	@$(PYTHON) tools/show_page.py _build/html/index.html
 
 test: $(READY) lint ## lint, then the whole suite: library and notebooks
 	TQDM_DISABLE=1 $(PYTHON) -m pytest
+
+# Set DIFFUSION_SITE to test a book that was built elsewhere.
+test-site: $(READY) $(SITE_READY) ## test the built book in a real browser
+	@$(if $(DIFFUSION_SITE),:,$(BOOK) --all >/dev/null)
+	$(PYTHON) -m pytest tests/site
+
+$(SITE_READY): requirements-site.txt tests/site/package-lock.json | $(READY)
+	$(PIP) -r requirements-site.txt
+	@command -v npm >/dev/null || { \
+	  echo "The browser tests need npm: install Node.js (Debian: apt-get install npm)." >&2; exit 1; }
+	npm ci --prefix tests/site --silent
+	@$(PYTHON) tools/screenshots.py --browser 2>/dev/null || [ "$$(id -u)" != 0 ] || { \
+	  apt-get -qq update && \
+	  apt-get -qq install --no-install-recommends chromium fonts-liberation >/dev/null; }
+	@$(PYTHON) tools/screenshots.py --browser
+	@touch $@
 
 lint: $(READY) ## ruff, and the repository's address the same everywhere
 	$(PYTHON) -m ruff check .
@@ -67,6 +89,23 @@ stress: $(READY) ## kill a training run twenty times and prove that it resumes e
 
 mutants: $(READY) ## break each guarded formula, one at a time, and see a test fail
 	$(PYTHON) tools/mutants.py
+
+$(TEACHING): assignments/requirements.txt $(READY)
+	$(PIP) -r assignments/requirements.txt
+	@touch $@
+
+assignments: $(TEACHING) ## for teachers: make the notebooks of a course (COURSE=course)
+	$(PYTHON) assignments/build.py --course $(COURSE)
+
+grade: $(TEACHING) ## for teachers: grade a folder of hand-ins (SUBMISSIONS=...)
+	@test -n "$(SUBMISSIONS)" || { echo "Say where they are: make grade SUBMISSIONS=folder" >&2; exit 1; }
+	$(PYTHON) assignments/grade.py $(SUBMISSIONS) --course $(COURSE)
+
+feedback: $(TEACHING) ## for teachers: enter the marks given by hand, write pages of feedback
+	$(PYTHON) assignments/grade.py --feedback --course $(COURSE)
+
+test-assignments: $(TEACHING) ## prove that right and wrong solutions get the points they should
+	TQDM_DISABLE=1 $(PYTHON) -m pytest tests/assignments
 
 clean: ## remove what can be made again (.venv stays)
 	rm -rf _build build .pytest_cache .ruff_cache *.egg-info

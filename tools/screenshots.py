@@ -164,7 +164,11 @@ def main() -> None:
     parser.add_argument("--viewport", action="store_true", help="only what is seen at first")
     parser.add_argument("--no-pictures", action="store_true", help="check, but draw nothing")
     parser.add_argument("--file", action="store_true", help="open the pages from file://")
+    parser.add_argument("--browser", action="store_true", help="only say which Chromium it is")
     args = parser.parse_args()
+    if args.browser:
+        print(chromium())
+        return
 
     site = args.site.resolve()
     pages = [p.removesuffix(".html") for p in args.pages] or built_pages(site)

@@ -1,9 +1,9 @@
-"""Draw the first page's picture, ten digits on their way out of noise, with the shipped model.
+"""Draw ten digits on their way out of noise, with the shipped models.
 
     python benchmarks/make_index_picture.py
 
-Writes book/_static/samples_digits.webp: one column a digit, one row a noise level, pure noise at
-the top. The seed was not chosen: it is 0.
+Writes book/_static/samples_digits.webp, the first page's picture, and samples_mnist.webp: one
+column a digit, one row a noise level, pure noise at the top. The seed was not chosen: it is 0.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from diffusion_lib.pretrained import load_pretrained
 from diffusion_lib.samplers import ddim, start
 from diffusion_lib.viz import INK, PAPER
 
-PICTURE = Path(__file__).resolve().parents[1] / "book" / "_static" / "samples_digits.webp"
-STEPS, ROWS = 50, 6
-ZOOM, GAP = 7, 14  # screen pixels an image pixel, and between images
+STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
+STEPS = 50
+GAP = 14  # screen pixels between images
 
 
-def denoising(denoiser: Denoiser, seed: int = 0) -> torch.Tensor:
-    """The samples x at ROWS levels from noise to data: (ROWS, 10, 1, H, W)."""
+def denoising(denoiser: Denoiser, n_rows: int, seed: int = 0) -> torch.Tensor:
+    """The samples x at some levels from noise to data: (n_rows, 10, 1, H, W)."""
     levels = denoiser.schedule.levels(STEPS)
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(10)
@@ -34,16 +34,20 @@ def denoising(denoiser: Denoiser, seed: int = 0) -> torch.Tensor:
         x = start((10, *denoiser.image_shape), levels[0], generator)
         walk = [x, *(now.x for now in ddim(cfg(denoiser, 1.5), x, levels, cond=labels))]
     # The digit shows itself late, so the rows crowd towards the end.
-    rows = [round(STEPS * (1 - (1 - row / (ROWS - 1)) ** 1.6)) for row in range(ROWS)]
+    rows = [round(STEPS * (1 - (1 - row / (n_rows - 1)) ** 1.6)) for row in range(n_rows)]
     return torch.stack([walk[row] for row in rows])
 
 
-def picture(frames: np.ndarray) -> Image.Image:
-    """Lay frames (rows, columns, H, W), -1 paper to 1 ink, out as a table of images."""
+def picture(frames: np.ndarray, zoom: int) -> Image.Image:
+    """Lay frames (rows, columns, H, W), -1 paper to 1 ink, out as a table of images.
+
+    Args:
+        zoom: screen pixels to an image's pixel.
+    """
     share = (frames.clip(-1, 1)[..., None] + 1) / 2
     paper, ink = ImageColor.getrgb(PAPER), ImageColor.getrgb(INK)
     tiles = (1 - share) * np.array(paper) + share * np.array(ink)
-    tiles = tiles.repeat(ZOOM, axis=2).repeat(ZOOM, axis=3)
+    tiles = tiles.repeat(zoom, axis=2).repeat(zoom, axis=3)
     rows, columns, height, width, _ = tiles.shape
     page = np.full(
         (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), paper, dtype=float
@@ -57,9 +61,13 @@ def picture(frames: np.ndarray) -> Image.Image:
 
 def main() -> None:
     torch.set_num_threads(1)
-    frames = denoising(load_pretrained("digits16"))
-    picture(frames[:, :, 0].numpy()).save(PICTURE, "WEBP", lossless=True, method=6)
-    print(f"wrote {PICTURE.name}, {PICTURE.stat().st_size / 1000:.0f} kB")
+    for name, file, n_rows, zoom in (
+        ("digits16", "samples_digits.webp", 6, 7),
+        ("mnist", "samples_mnist.webp", 3, 3),
+    ):
+        frames = denoising(load_pretrained(name), n_rows)
+        picture(frames[:, :, 0].numpy(), zoom).save(STATIC / file, "WEBP", lossless=True, method=6)
+        print(f"wrote {file}, {(STATIC / file).stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

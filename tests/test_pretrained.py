@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,7 +17,20 @@ from diffusion_lib.recipes import RECIPES
 from diffusion_lib.samplers import sample
 from diffusion_lib.unet import UNet, UNetConfig
 
-NAMES = ["digits16", "digits8"]
+
+class Bar(NamedTuple):
+    """What a shipped model must reach: see `metrics.Report`; `quick` is for 100 samples."""
+
+    n: int = 2000
+    accuracy: float = 0.97
+    ratio: float = 1.4
+    nearest: float = 1.15
+    quick: float = 0.93
+
+
+# MNIST's was trained on a CPU, for less than four rounds of its data.
+BARS = {"digits16": Bar(), "digits8": Bar(), "mnist": Bar(1000, 0.85, 20, 1.25, 0.8)}
+NAMES = sorted(BARS)
 
 
 def test_the_shipped_models_and_their_sizes() -> None:
@@ -48,7 +62,7 @@ def test_a_shipped_model_draws_digits(name: str) -> None:
     labels = torch.arange(100) % 10
     assert model.image_shape is not None
     x = sample(model, (100, *model.image_shape), model.schedule.levels(20), cond=labels, seed=3)
-    assert accuracy(load_judge(JUDGES[name]), x.clamp(-1, 1), labels) >= 0.93
+    assert accuracy(load_judge(JUDGES[name]), x.clamp(-1, 1), labels) >= BARS[name].quick
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,9 +70,10 @@ def test_the_measured_figures_meet_the_bars(name: str) -> None:
     """On the figures that benchmarks/checkpoints.py measured and wrote."""
     file = Path(__file__).parents[1] / "benchmarks" / "results" / f"{name}.json"
     report = json.loads(file.read_text())["report"]
-    assert report["n"] >= 2000 and report["accuracy"] >= 0.97
-    assert report["frechet"] <= 1.4 * report["floor"]
-    assert 0.9 <= report["nearest_ratio"] <= 1.15
+    bar = BARS[name]
+    assert report["n"] >= bar.n and report["accuracy"] >= bar.accuracy
+    assert report["frechet"] <= bar.ratio * report["floor"]
+    assert 0.9 <= report["nearest_ratio"] <= bar.nearest
     card = pretrained.card(name)
     for figure in (f"{report['accuracy']:.4f}", f"{report['frechet']:.2f}"):
         assert figure in card, f"the card of {name} does not state {figure}"

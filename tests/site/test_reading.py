@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from tools import diagrams, screenshots
 
@@ -85,21 +85,6 @@ def test_prints_light_and_whole(site, new_page: Callable[..., Page]):
     sheet = page.locator(".dl-scrub [role=img]").first
     assert "sheet-" in sheet.evaluate("(e) => getComputedStyle(e).backgroundImage")
     assert len(page.pdf(format="A4")) > 100_000
-
-
-def test_first_page_is_usable_within_a_second(site, browser: Browser):
-    from benchmarks.site import FIRST_PAGE, times
-
-    tries = (_usable(browser, site.url(FIRST_PAGE), times) for _ in range(6))
-    assert any(milliseconds < 1000 for milliseconds in tries)
-
-
-def _usable(browser: Browser, address: str, times: Callable[..., dict[str, float]]) -> float:
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    try:
-        return times(page, address)["usable"]
-    finally:
-        page.close()
 
 
 def test_diagrams_are_those_of_the_sources():

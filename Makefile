@@ -52,7 +52,7 @@ test: $(READY) lint ## lint, then the whole suite: library and notebooks
 # Set DIFFUSION_SITE to test a book that was built elsewhere.
 test-site: $(READY) $(SITE_READY) ## test the built book in a real browser
 	@$(if $(DIFFUSION_SITE),:,$(BOOK) --all >/dev/null)
-	$(PYTHON) -m pytest tests/site
+	$(PYTHON) -m pytest tests/site --reruns 2
 
 $(SITE_READY): requirements-site.txt tests/site/package-lock.json | $(READY)
 	$(PIP) -r requirements-site.txt

@@ -319,8 +319,10 @@ def test_play_pause_step_reset(lab):
 
 
 def test_pauses_out_of_sight(lab):
+    lab.get_by_role("button", name="Reset").click()
+    wait_for(lab, "t", 1000)
     lab.get_by_role("button", name="Play").click()
-    wait_for(lab, "playing", "true")
+    lab.page.wait_for_function(f"+document.querySelector('{APP}').dataset.t < 1000")
     lab.page.evaluate("scrollTo(0, 0)")
     wait_for(lab, "playing", "false")
     assert int(lab.get_attribute("data-t")) > 0  # it did not just come to its end

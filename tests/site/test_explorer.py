@@ -1,63 +1,33 @@
 """The forward-process explorer: its mathematics is the library's, and both hands can work it."""
 
 import re
+from functools import partial
 
 import numpy as np
+import playground
 import pytest
 import torch
 
 from diffusion_lib import data, noise, widgets
 from tools import app_pictures
 
-PAGE = "book/playground"
-APP = '[data-app="explorer"]'
+PAGE = playground.PAGE
+APP = playground.selector("explorer")
 NAMES = ("linear", "quadratic", "cosine", "sigmoid")
 
 
-def opened(site, page):
-    """The explorer on its page, started."""
-    site.open(page, PAGE)
-    app = page.locator(APP)
-    app.scroll_into_view_if_needed()
-    wait_for(app, "seed", 0)
-    return app
-
-
-def wait_for(explorer, name, value):
-    explorer.page.wait_for_function(
-        "([app, name, value]) => document.querySelector(app).dataset[name] === value",
-        arg=[APP, name, str(value)],
-    )
+opened = partial(playground.opened, "explorer")
+wait_for = partial(playground.wait_for, "explorer")
 
 
 @pytest.fixture(scope="module")
 def page_with_explorer(site, browser):
-    """Opened once for the tests that need no page of their own."""
-    page = browser.new_page(color_scheme="light")
-    errors = []
-    page.on("pageerror", lambda error: errors.append(error))
-    opened(site, page)
-    yield page
-    page.close()
-    assert not errors
+    yield from playground.shared_page("explorer", site, browser)
 
 
 @pytest.fixture
 def explorer(page_with_explorer):
-    """A explorer as the reader finds it, in a page that the tests share."""
-    page_with_explorer.evaluate(
-        """app => {
-            const old = document.querySelector(app), fresh = document.createElement("div");
-            Object.assign(fresh, {className: old.className}).dataset.app = "explorer";
-            old.replaceWith(fresh);
-            fresh.scrollIntoView();
-            DiffusionApps.explorer(fresh, {});
-        }""",
-        APP,
-    )
-    app = page_with_explorer.locator(APP)
-    wait_for(app, "seed", 0)
-    return app
+    return playground.renewed("explorer", page_with_explorer)
 
 
 def in_page(explorer, script, argument=None):

@@ -1,15 +1,17 @@
 """The 2-D lab: its mathematics is the library's, and both hands can work it."""
 
 import re
+from functools import partial
 
 import numpy as np
+import playground
 import pytest
 import torch
 
 from diffusion_lib import noise, samplers, toy
 
-PAGE = "book/playground"
-APP = '[data-app="lab"]'
+PAGE = playground.PAGE
+APP = playground.selector("lab")
 MIXTURE = toy.GaussianMixture(
     [0.5, 0.3, 0.2], [[-1.5, 0.8], [1.5, 1.1], [0.4, -1.5]], [0.35, 0.2, 0.3]
 )
@@ -21,50 +23,18 @@ AS_JSON = {
 SAMPLERS = {"ddpm": samplers.ddpm, "ddim": samplers.ddim, "heun": samplers.heun}
 
 
-def opened(site, page):
-    """The lab on its page, started."""
-    site.open(page, PAGE)
-    app = page.locator(APP)
-    app.scroll_into_view_if_needed()
-    wait_for(app, "seed", 0)
-    return app
-
-
-def wait_for(lab, name, value):
-    lab.page.wait_for_function(
-        "([app, name, value]) => document.querySelector(app).dataset[name] === value",
-        arg=[APP, name, str(value)],
-    )
+opened = partial(playground.opened, "lab")
+wait_for = partial(playground.wait_for, "lab")
 
 
 @pytest.fixture(scope="module")
 def page_with_lab(site, browser):
-    """Opened once for the tests that need no page of their own."""
-    page = browser.new_page(color_scheme="light")
-    errors = []
-    page.on("pageerror", lambda error: errors.append(error))
-    opened(site, page)
-    yield page
-    page.close()
-    assert not errors
+    yield from playground.shared_page("lab", site, browser)
 
 
 @pytest.fixture
 def lab(page_with_lab):
-    """A lab as the reader finds it, in a page that the tests share."""
-    page_with_lab.evaluate(
-        """app => {
-            const old = document.querySelector(app), fresh = document.createElement("div");
-            Object.assign(fresh, {className: old.className}).dataset.app = "lab";
-            old.replaceWith(fresh);
-            fresh.scrollIntoView();
-            DiffusionApps.lab(fresh, {});
-        }""",
-        APP,
-    )
-    app = page_with_lab.locator(APP)
-    wait_for(app, "seed", 0)
-    return app
+    return playground.renewed("lab", page_with_lab)
 
 
 def in_page(lab, script, argument=None):

@@ -10,6 +10,7 @@ given again. MNIST is downloaded, or read from $DIFFUSION_DATA.
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ Weights: MIT, as the library. Data: {licence}.
 
 `python benchmarks/checkpoints.py {name}`: {steps:,} steps of {batch} pictures, AdamW at
 {rate:g} with cosine decay, labels dropped with probability {drop:g}, eps prediction on DDPM's
-linear schedule (T = 1000), seed {seed}. Took {minutes:.0f} minutes with {threads} thread(s) on
+linear schedule (T = 1000), seed {seed}{arithmetic}. Took {minutes:.0f} minutes with {threads} thread(s) on
 {processor}{note}.
 
 ## Figures
@@ -104,15 +105,18 @@ def make_judge(name: str) -> None:
     write(f"judge_{name}", {"seconds": round(seconds, 1), **figures})
 
 
-def make_model(name: str, train: bool, run: Path, note: str) -> None:
+def make_model(name: str, train: bool, run: Path, note: str, fast: bool) -> None:
     """Train a model by its recipe, write its weights, measure what was written.
 
     Args:
         train: whether to train, or to measure the weights that are there.
         run: folder for the checkpoint of a training that is not yet finished.
         note: what else is to be said of how long the training took.
+        fast: whether to compile the net and run it in bfloat16; the recipe is otherwise the same.
     """
     recipe, file = RECIPES[name], pretrained.folder() / f"{name}.safetensors"
+    if fast:
+        recipe = replace(recipe, train=replace(recipe.train, precision="bf16", compile=True))
     pictures = data.load(recipe.data)
     result = RESULTS / f"{name}.json"
     if train:
@@ -121,7 +125,12 @@ def make_model(name: str, train: bool, run: Path, note: str) -> None:
         if checkpoint.is_file():
             trainer.load(checkpoint)
         trainer.fit(checkpoint)
-        training = {"seconds": round(trainer.seconds), **machine(), "note": note}
+        training = {
+            "seconds": round(trainer.seconds),
+            "precision": recipe.train.precision,
+            **machine(),
+            "note": note,
+        }
         pretrained.save_denoiser(trainer.average, file, dtype=torch.float16)
     else:
         training = json.loads(result.read_text())["training"]
@@ -156,6 +165,7 @@ def write_card(
         rate=recipe.train.learning_rate,
         drop=recipe.train.drop_cond,
         seed=recipe.train.seed,
+        arithmetic=", in bfloat16" if training.get("precision") == "bf16" else "",
         minutes=training["seconds"] / 60,
         threads=training["threads"],
         processor=training["processor"],
@@ -196,9 +206,15 @@ if __name__ == "__main__":
     parser.add_argument("--measure", action="store_true", help="measure the shipped weights only")
     parser.add_argument("--run", type=Path, help="folder for the checkpoint; default: runs/NAME")
     parser.add_argument("--note", default="", help="for the card: what slowed the training, say")
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="compile the net and run it in bfloat16: 1.4 times as fast on a processor with "
+        "AVX-512 BF16, slower on others; needs a C++ compiler",
+    )
     options = parser.parse_args()
     if options.name in judges:
         make_judge(options.name.removeprefix("judge_"))
     else:
         run = options.run or Path("runs") / options.name
-        make_model(options.name, not options.measure, run, options.note)
+        make_model(options.name, not options.measure, run, options.note, options.fast)

@@ -65,8 +65,8 @@ Weights: MIT, as the library. Data: {licence}.
 
 `python benchmarks/checkpoints.py {name}`: {steps:,} steps of {batch} pictures, AdamW at
 {rate:g} with cosine decay, labels dropped with probability {drop:g}, eps prediction on DDPM's
-linear schedule (T = 1000), seed {seed}{arithmetic}. Took {minutes:.0f} minutes with {threads} thread(s) on
-{processor}{note}.
+linear schedule (T = 1000), seed {seed}{arithmetic}. Took {minutes:.0f} minutes with \
+{threads} thread(s) on {processor}{note}.
 
 ## Figures
 

@@ -1,12 +1,12 @@
-"""The in-page sampler: a model of the library in the reader's browser.
+"""Programs that run in the reader's browser: the sampler, the explorer and the mixture lab.
 
-    python -m diffusion_lib.web digits16 --out digits16.js
-
-packs a model into a script that the page's sampler reads. Put a `{diffusion-sampler}` with
-`:model: digits16` on a page and the book's build does it by itself (see book/_ext/apps.py).
+The sampler runs a model of the library. `python -m diffusion_lib.web digits16 --out digits16.js`
+packs one into a script that it reads. Put a `{diffusion-sampler}` with `:model: digits16` on a page
+and the book's build does it by itself (see book/_ext/apps.py).
 
 `kernel.c` holds the heavy loops, built by `build.py` into `kernel.wasm`; `runtime.js` the network,
-the samplers and torch's random numbers; `sampler.js` the controls.
+the samplers and torch's random numbers; `sampler.js` the controls. `explorer.js` and `lab.js` share
+`kit.js`.
 """
 
 import base64

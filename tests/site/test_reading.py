@@ -80,6 +80,8 @@ def test_prints_light_and_whole(site, new_page: Callable[..., Page]):
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     colour = page.locator("article p").first.evaluate("(e) => getComputedStyle(e).color")
     assert int(re.search(r"\d+", colour)[0]) < 100
+    size = page.evaluate("parseFloat(getComputedStyle(document.documentElement).fontSize)")
+    assert size < 13  # of the letters, in pixels; 16 on the screen
     assert page.locator(".bd-sidebar-primary").is_hidden()
     assert page.locator(".header-article-items").first.is_hidden()
     sheet = page.locator(".dl-scrub [role=img]").first

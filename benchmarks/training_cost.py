@@ -2,13 +2,15 @@
 
     OMP_NUM_THREADS=1 python benchmarks/training_cost.py
 
-Five parts, each written to results/training_cost.json as soon as it is done; a part that is there
-already is not measured again (delete the file for a fresh start). About ten minutes of one core.
+Six parts, each written to results/training_cost.json as soon as it is done; a part that is there
+already is not measured again (delete the file for a fresh start). Fifteen minutes of one core.
 
 - switches: channels_last, bf16, compile, fused optimiser, data in memory, one at a time against
   one plain step. All variants take turns in every round, so that a busy machine slows all alike.
 - batch: time and memory of a step by batch size, for the net of results/training.json, where
   losses and samples by batch size are.
+- shape: time, floating point operations and memory by the pictures' side and by the net's width;
+  of a training step, and of a step of sampling.
 - memory: bytes kept for the backward pass, with and without two remedies.
 - out_of_memory: a process that may take only so much memory, with and without accumulation.
 - processes: two processes by torchrun (benchmarks/ddp.py) against one.
@@ -32,6 +34,7 @@ import training
 from machine import machine
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lib import Denoiser, ImageSet, TrainConfig, Trainer, UNet, UNetConfig, data, noise
 from diffusion_lib.denoiser import training_loss
@@ -192,6 +195,60 @@ def batch() -> dict[str, Any]:
     }  # fmt: skip
 
 
+SIDES, WIDTHS, SHAPE_BATCH = (8, 16, 32, 64), (8, 16, 32, 64), 16
+
+
+def _shaped(side: int, width: int) -> Trainer:
+    """Training on random pictures of a side, with a net of two levels, `width` and its double."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (256, 1, side, side)
+    pictures = ImageSet(
+        "random", torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    )
+    denoiser = Denoiser(UNet(UNetConfig(channels=(width, 2 * width))), noise.linear())
+    return Trainer(denoiser, pictures, TrainConfig(steps=100, batch_size=SHAPE_BATCH), "cpu")
+
+
+def _sampling(trainer: Trainer) -> Iterator[Tensor]:
+    """What one step of sampling asks of the net, again and again."""
+    x0, _ = trainer.data.batch(0, SHAPE_BATCH)
+    level = trainer.denoiser.schedule(torch.tensor(500))
+    average = trainer.average
+    while True:
+        with torch.inference_mode():
+            x0_hat = average(x0, level)
+        yield x0_hat  # not inside: the mode would be on for whoever called
+
+
+def _row(trainer: Trainer) -> dict[str, Any]:
+    """What needs no clock: parameters, operations for one picture forward, MB for the backward."""
+    x0, _ = trainer.data.batch(0, 1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        trainer.denoiser.net(x0, torch.ones(1))
+    return {
+        "parameters": sum(p.numel() for p in trainer.denoiser.parameters()),
+        "forward_flops": counter.get_total_flops(),
+        "kept_mb": kept_for_backward(lambda: loss_of(trainer, SHAPE_BATCH)),
+    }
+
+
+def shape() -> dict[str, Any]:
+    kinds = {
+        "side": {str(side): _shaped(side, 16) for side in SIDES},
+        "width": {str(width): _shaped(16, width) for width in WIDTHS},
+    }
+    found: dict[str, Any] = {"batch": SHAPE_BATCH, "width_of_sides": 16, "side_of_widths": 16}
+    for kind, trainers in kinds.items():
+        rows = {name: _row(trainer) for name, trainer in trainers.items()}
+        walks = {name: t.steps() for name, t in trainers.items()}
+        walks |= {f"{name}, sampling": _sampling(t) for name, t in trainers.items()}
+        times = taking_turns(walks, 9)
+        for name, row in rows.items():
+            row["training_ms"], row["sampling_ms"] = times[name], times[f"{name}, sampling"]
+        found[kind] = rows
+    return found
+
+
 def memory() -> dict[str, Any]:
     trainer = trainer_of(training.NET, training.CONFIG)
     return {
@@ -266,6 +323,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "processes": processes,
     "switches": switches,
     "batch": batch,
+    "shape": shape,
 }
 
 

@@ -335,7 +335,9 @@ def feedback(course: Course) -> None:
         if h.graded:
             _read_marks(h, course)
             result = api.generate_feedback(h.assignment, h.student, force=True)
-            if not result["success"]:
+            if result["success"]:
+                page.write_text(_with_notes(page.read_text(encoding="utf-8"), h.notes), "utf-8")
+            else:
                 h.notes.append("The page of feedback could not be made.")
         else:
             if not h.assignment:
@@ -346,6 +348,15 @@ def feedback(course: Course) -> None:
             ))  # fmt: skip
     write_marks(hand_ins, course.root / "marks.csv")
     print(f"pages: {course.root / 'feedback'}\nmarks: {course.root / 'marks.csv'}")
+
+
+def _with_notes(page: str, notes: list[str]) -> str:
+    """nbgrader's page, with the notes at its top, its cells by name, and no line cut off."""
+    whole_lines = "<style>pre {white-space: pre-wrap !important}</style>"
+    page = page.replace("</head>", f"{whole_lines}</head>", 1)
+    page = re.sub(r'(<a href="#([\w-]+)">)(?:Test cell|Written response)</a>', r"\1\2</a>", page)
+    told = "".join(f"<p><b>{html.escape(note)}</b></p>" for note in notes)
+    return page.replace("</ol>", f"</ol>{told}", 1)
 
 
 _NOT_GRADED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not graded</title>

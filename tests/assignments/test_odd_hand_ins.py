@@ -149,6 +149,10 @@ def test_marks_by_hand_are_entered_and_every_hand_in_gets_a_page(hand_ins, cours
         assert ("not a mark of zero" in text) == (not hand_ins[who].graded)
     good = course.root / "feedback" / "good" / NAME / f"{NAME}.html"
     assert "Say which property suffers most." in good.read_text()
+    endless = (course.root / "feedback" / "endless" / NAME / f"{NAME}.html").read_text()
+    assert "<b>Cells that did not end in time: alpha_bars-shown" in endless  # the student reads it
+    assert '<a href="#alpha_bars-shown">alpha_bars-shown</a>' in endless
+    assert "Test cell</a>" not in endless and "Written response</a>" not in endless
 
 
 def test_a_mark_out_of_range_is_refused_by_name(hand_ins, course):

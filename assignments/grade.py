@@ -336,7 +336,9 @@ def feedback(course: Course) -> None:
             _read_marks(h, course)
             result = api.generate_feedback(h.assignment, h.student, force=True)
             if result["success"]:
-                page.write_text(_with_notes(page.read_text(encoding="utf-8"), h.notes), "utf-8")
+                unmarked = [_UNMARKED] if h.status == "needs marking" else []
+                text = _with_notes(page.read_text(encoding="utf-8"), [*h.notes, *unmarked])
+                page.write_text(text, encoding="utf-8")
             else:
                 h.notes.append("The page of feedback could not be made.")
         else:
@@ -359,6 +361,7 @@ def _with_notes(page: str, notes: list[str]) -> str:
     return page.replace("</ol>", f"</ol>{told}", 1)
 
 
+_UNMARKED = "Answers in words that are not marked yet show 0 points here."
 _NOT_GRADED = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Not graded</title>
 <body style="font:1.1em/1.6 system-ui;max-width:40em;margin:3em auto;padding:0 1em">
 <h1>Not graded yet</h1><p><b>{name}</b> could not be graded. This is not a mark of zero.</p>

@@ -151,6 +151,7 @@ def test_marks_by_hand_are_entered_and_every_hand_in_gets_a_page(hand_ins, cours
     assert "Say which property suffers most." in good.read_text()
     endless = (course.root / "feedback" / "endless" / NAME / f"{NAME}.html").read_text()
     assert "<b>Cells that did not end in time: alpha_bars-shown" in endless  # the student reads it
+    assert "not marked yet" in endless and "not marked yet" not in good.read_text()
     assert '<a href="#alpha_bars-shown">alpha_bars-shown</a>' in endless
     assert "Test cell</a>" not in endless and "Written response</a>" not in endless
 

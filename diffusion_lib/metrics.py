@@ -292,7 +292,7 @@ def inception_report(
     """FID, KID and Inception Score as papers quote them, by torchmetrics.
 
     The network is torch-fidelity's Inception v3 of 2015, with its weights and its way of resizing
-    pictures to 299 x 299: other ports give other figures. It is downloaded once (91 MB). Published
+    pictures to 299 x 299: other ports give other figures. It is downloaded once (96 MB). Published
     FIDs use 50,000 samples; with fewer the figure comes out higher.
 
     Args:

@@ -2,13 +2,26 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from diffusion_lib import NO_CLASS, Ledger, UserError, guidance, metrics, noise, quiz, samplers
+from diffusion_lib import (
+    NO_CLASS,
+    Ledger,
+    UserError,
+    guidance,
+    metrics,
+    noise,
+    predict,
+    quiz,
+    samplers,
+)
 from diffusion_lib.quiz import Option, Question, questions, rich, to_html
+
+CHAPTERS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 @pytest.mark.parametrize("name", quiz.available())
@@ -30,6 +43,13 @@ def test_no_tex_and_no_markdown_is_left_in_the_html(name):
     assert "**" not in body
     assert "`" not in body
     assert "http" not in body
+
+
+def test_every_chapter_shows_its_own_quiz():
+    chapters = {path.stem[3:]: path for path in CHAPTERS.glob("*.ipynb")}
+    assert sorted(chapters) == quiz.available()
+    for name, path in chapters.items():
+        assert rf'"quiz.quiz(\"{name}\")"' in path.read_text(encoding="utf-8")
 
 
 def test_the_right_option_is_not_always_in_the_same_place():
@@ -91,6 +111,18 @@ def _guided(with_label: float, without: float, scale: float) -> float:
     return float(guidance.cfg(answer, scale)(torch.zeros(1), LEVEL, torch.tensor([3])))
 
 
+def _loss_of_answering_0(kind: predict.Kind, alpha_bar: float, variance: float) -> float:
+    level = noise.Level(torch.tensor(alpha_bar).sqrt(), torch.tensor(1 - alpha_bar).sqrt(), ZERO)
+    of_x0, of_eps = predict.coefficients(kind, level)
+    return float(of_x0**2 * variance + of_eps**2)
+
+
+def _best_eps_loss(alpha_bars: torch.Tensor, std: float = 1.0) -> float:
+    """Mean over t of the best loss for normal data."""
+    snr = alpha_bars[1:] / (1 - alpha_bars[1:]) * std**2
+    return float((snr / (1 + snr)).mean())
+
+
 LEVEL = noise.linear()(torch.tensor(300))
 ZERO = torch.zeros(1)
 ONE = torch.eye(1, dtype=torch.float64)
@@ -105,6 +137,10 @@ NUMBERS = {
     ("sampling", 0): lambda: _heun_calls(20),
     ("sampling", 1): lambda: _guided(0.6, 0.4, 2.0),
     ("tuning", 0): lambda: metrics.frechet_gaussian(torch.zeros(1), ONE, torch.ones(1), 9 * ONE),
+    ("spot_the_bug", 0): lambda: _loss_of_answering_0("v", 0.2, 0.25),
+    ("spot_the_bug", 1): lambda: noise.DiscreteSchedule(
+        torch.full((500,), 0.01)[::10], {}
+    ).alpha_bars[-1],
 }
 
 
@@ -122,3 +158,34 @@ def test_a_numeric_answer_is_what_the_library_gives(name, index):
     question = [q for q in questions(name) if q.tolerance is not None][index]
     (given,) = [o.answer for o in question.options if o.right]
     assert float(NUMBERS[name, index]()) == pytest.approx(given, abs=question.tolerance / 2)
+
+
+def test_levels_along_the_wrong_side_pass_the_tests_that_the_quiz_says_they_pass():
+    generator = torch.Generator().manual_seed(0)
+    alpha_bars = noise.linear().alpha_bars
+    signal, level_of_noise = alpha_bars.sqrt(), (1 - alpha_bars).sqrt()
+
+    def noised(x0, t, eps):
+        return signal[t] * x0 + level_of_noise[t] * eps
+
+    t = torch.randint(1, 1001, (16,), generator=generator)
+    x0, eps = torch.randn(2, 16, 1, 16, 16, generator=generator, dtype=torch.float64)
+    many = torch.randn(2, 500, 1, 16, 16, generator=generator, dtype=torch.float64)
+    assert float(noised(many[0], t, many[1]).var()) == pytest.approx(1, abs=0.02)
+    assert not torch.allclose(noised(x0[:1], t[:1], eps[:1])[0], noised(x0, t, eps)[0])
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        noised(torch.cat([x0, x0]), torch.cat([t, t]), torch.cat([eps, eps]))
+
+
+def test_the_other_figures_of_the_quiz_on_bugs():
+    alpha_bars, betas = noise.linear().alpha_bars, noise.linear().betas
+    for a in (0.1, 0.2, 0.7):  # which root is missing, the variance does not tell
+        assert a + (1 - a) ** 2 == pytest.approx(a**2 + (1 - a))
+    one_missing, both_missing = 0.2 + 0.8**2, 0.2**2 + 0.8**2
+    assert [one_missing, both_missing] == pytest.approx([0.84, 0.68])
+    assert _best_eps_loss(alpha_bars) == pytest.approx(0.28, abs=0.005)
+    assert _best_eps_loss(noise.linear(beta_end=0.2).alpha_bars) == pytest.approx(0.09, abs=0.005)
+    assert _best_eps_loss(alpha_bars, std=127.5) == pytest.approx(0.95, abs=0.005)
+    summed = 1 - betas.cumsum(0)
+    assert (float(summed[100]), float(alpha_bars[100])) == pytest.approx((0.891, 0.897), abs=5e-4)
+    assert int((summed < 0).nonzero()[0]) == 313

@@ -1,6 +1,7 @@
 """Checks for chapter 1, the forward process."""
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -28,59 +29,63 @@ def _mixed(x0: Tensor, eps: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return a * x0 + b * eps
 
 
+# Wrong factors of signal and noise, by what is to be said of them ...
+_FACTORS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "your noise is scaled by 1 − ᾱ_t; you forgot the square root.": (
+        lambda share: (share.sqrt(), 1 - share)
+    ),
+    "your signal is scaled by ᾱ_t; you forgot the square root.": (
+        lambda share: (share, (1 - share).sqrt())
+    ),
+    "both of your factors lack the square root: ᾱ_t and 1 − ᾱ_t are shares of a variance.": (
+        lambda share: (share, 1 - share)
+    ),
+    "signal and noise are exchanged: the picture got the factor of the noise.": (
+        lambda share: ((1 - share).sqrt(), share.sqrt())
+    ),
+    "your noise is not scaled at all, so x_t gets too loud.": (
+        lambda share: (share.sqrt(), torch.ones(()))
+    ),
+    "your picture is not shrunk: noise is piled on top, and the variance grows.": (
+        lambda share: (torch.ones(()), (1 - share).sqrt())
+    ),
+    "your noise is subtracted: the distribution stays, but eps is not the noise in x_t.": (
+        lambda share: (share.sqrt(), -(1 - share).sqrt())
+    ),
+}
+# ... and wrong shapes of alpha_bar. Who makes one of each at once is told of both.
+_SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "the shape of alpha_bar broadcasts over the columns: (B,) lines up with the width, not the "
+    "pictures.": lambda ab: ab,
+    "the shape of alpha_bar broadcasts over the channels: it needs one more dimension of size "
+    "1.": lambda ab: ab[:, None, None],
+    "all pictures got the level of the first one.": lambda ab: ab[0],
+}
+
+
+def _forward_mistakes() -> Iterator[Mistake]:
+    def right(share: Tensor) -> tuple[Tensor, Tensor]:
+        return share.sqrt(), (1 - share).sqrt()
+
+    for factors_said, factors in {"": right, **_FACTORS}.items():
+        for shape_said, shape in {"": _each, **_SHAPES}.items():
+            said = " And ".join(text for text in (factors_said, shape_said) if text)
+            if said:
+                yield Mistake(
+                    said,
+                    lambda x0, eps, ab, factors=factors, shape=shape: _mixed(
+                        x0, eps, *factors(shape(ab))
+                    ),
+                )
+
+
 forward_sample = Check(
     signature="forward_sample(x0, eps, alpha_bar)",
     task="The noisy x_t of a batch (B, C, H, W), with one alpha_bar for each picture, (B,).",
     oracle=lambda x0, eps, ab: samplers.step(x0, eps, _at(ab).like(x0)),
     cases=_batches,
     verified="each picture is noised at its own level, with the right factors.",
-    mistakes=(
-        Mistake(
-            "your noise is scaled by 1 − ᾱ_t; you forgot the square root.",
-            lambda x0, eps, ab: _mixed(x0, eps, _each(ab).sqrt(), 1 - _each(ab)),
-        ),
-        Mistake(
-            "your signal is scaled by ᾱ_t; you forgot the square root.",
-            lambda x0, eps, ab: _mixed(x0, eps, _each(ab), (1 - _each(ab)).sqrt()),
-        ),
-        Mistake(
-            "both of your factors lack the square root: ᾱ_t and 1 − ᾱ_t are shares of a variance.",
-            lambda x0, eps, ab: _mixed(x0, eps, _each(ab), 1 - _each(ab)),
-        ),
-        Mistake(
-            "signal and noise are exchanged: the picture got the factor of the noise.",
-            lambda x0, eps, ab: _mixed(x0, eps, (1 - _each(ab)).sqrt(), _each(ab).sqrt()),
-        ),
-        Mistake(
-            "your noise is not scaled at all, so x_t gets too loud.",
-            lambda x0, eps, ab: _mixed(x0, eps, _each(ab).sqrt(), torch.ones(())),
-        ),
-        Mistake(
-            "your picture is not shrunk: noise is piled on top, and the variance grows.",
-            lambda x0, eps, ab: _mixed(x0, eps, torch.ones(()), (1 - _each(ab)).sqrt()),
-        ),
-        Mistake(
-            "your noise is subtracted. The distribution of x_t is the same, but eps is no longer "
-            "the noise that x_t holds.",
-            lambda x0, eps, ab: _mixed(x0, -eps, _each(ab).sqrt(), (1 - _each(ab)).sqrt()),
-        ),
-        Mistake(
-            "the shape of alpha_bar broadcasts over the columns: (B,) lines up with the last "
-            "dimension, the width, and not with the pictures.",
-            lambda x0, eps, ab: _mixed(x0, eps, ab.sqrt(), (1 - ab).sqrt()),
-        ),
-        Mistake(
-            "the shape of alpha_bar broadcasts over the channels: it needs one more dimension of "
-            "size 1 to line up with the pictures.",
-            lambda x0, eps, ab: _mixed(
-                x0, eps, ab[:, None, None].sqrt(), (1 - ab[:, None, None]).sqrt()
-            ),
-        ),
-        Mistake(
-            "all pictures got the level of the first one.",
-            lambda x0, eps, ab: _mixed(x0, eps, ab[0].sqrt(), (1 - ab[0]).sqrt()),
-        ),
-    ),
+    mistakes=tuple(_forward_mistakes()),
     hints=(
         "ᾱ_t is the share of the variance that is signal, and 1 − ᾱ_t the share that is noise. "
         "What must a variable be multiplied by to get this variance?",

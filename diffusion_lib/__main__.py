@@ -1,4 +1,4 @@
-"""The command line: python -m diffusion_lib train | sample | evaluate | models."""
+"""The command line: python -m diffusion_lib data | train | sample | evaluate | models."""
 
 import argparse
 import sys
@@ -18,6 +18,7 @@ from .samplers import Sampler, ddim, ddpm, dpmpp_2m, heun, sample
 from .train import TrainConfig, Trainer, rank_and_processes, several_processes
 
 SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "ddpm": ddpm, "dpmpp_2m": dpmpp_2m, "heun": heun}
+_NAMED = ", ".join(name for name in data.DATASETS if not name.startswith("digits"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,16 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffusion_lib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
+    which = f"digits, {_NAMED}, or a folder of pictures"
+    fetch = commands.add_parser("data", help="fetch a data set, and say what it holds")
+    fetch.add_argument("data", metavar="name", help=which)
+    _data_options(fetch)
+    fetch.add_argument("--out", type=Path, help="draw its first batch of 64 into this PNG file")
+    fetch.set_defaults(run=_data)
+
     train = commands.add_parser("train", help="train a model")
-    names = ", ".join(name for name in data.DATASETS if not name.startswith("digits"))
-    train.add_argument("--data", default="digits", help=f"digits, {names}, or a folder of pictures")
-    train.add_argument(
-        "--size", type=int, default=16, help="height and width, of digits (8, 16) and of a folder"
-    )
-    train.add_argument(
-        "--on-error", choices=["raise", "skip"], default="raise",
-        help="a folder's pictures that can't be read: stop at the first, or leave them out",
-    )  # fmt: skip
+    train.add_argument("--data", default="digits", help=which)
+    _data_options(train)
     train.add_argument("--recipe", choices=sorted(RECIPES), help="default: the data's own recipe")
     train.add_argument("--steps", type=int, help="training steps; default: the recipe's")
     train.add_argument("--batch-size", type=int, help="pictures per step")
@@ -75,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size", type=int, default=16, help="height and width, of digits (8, 16) and of a folder"
+    )
+    parser.add_argument(
+        "--on-error", choices=["raise", "skip"], default="raise",
+        help="a folder's pictures that can't be read: stop at the first, or leave them out",
+    )  # fmt: skip
+
+
 def _model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="digits16", help="a shipped model, or a file or folder")
     parser.add_argument("--device", help="cpu, cuda, mps; default: cpu")
@@ -86,6 +97,17 @@ def _sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eta", type=float, help="share of fresh noise, for ddim; default: 0")
     parser.add_argument("--guidance", type=float, default=1.0, help="guidance scale w")
     parser.add_argument("--seed", type=int, default=0)
+
+
+def _data(options: argparse.Namespace) -> None:
+    pictures, name = _pictures(options)
+    kinds = ", no labels" if pictures.classes is None else f", {pictures.classes} classes"
+    held_out = f"; {len(data.load(name, 'test')):,} held out" if name else ""
+    shape = " x ".join(str(n) for n in pictures.shape)
+    print(f"{pictures.name}: {len(pictures):,} pictures, {shape}{kinds}{held_out}")
+    if options.out is not None:
+        viz.save_png(pictures.batch(0, 64)[0], options.out, ink=_is_ink(name))
+        print(f"{options.out}: 64 of them")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -144,13 +166,29 @@ def _recipe_and_data(options: argparse.Namespace) -> tuple[Recipe, data.Pictures
     if options.recipe is not None:
         recipe = RECIPES[options.recipe]
         return recipe, data.load(recipe.data)
+    pictures, name = _pictures(options)
+    if name is None:
+        return replace(RECIPES["digits16"], data=pictures.name, train=TrainConfig()), pictures
+    recipe = RECIPES[{"fashion_mnist": "mnist", "celeba": "faces64"}.get(name, name)]
+    return replace(recipe, data=name), pictures
+
+
+def _pictures(options: argparse.Namespace) -> tuple[data.Pictures, str | None]:
+    """The set that was asked for, and its name in `data.DATASETS`; None for a folder."""
     name = f"digits{options.size}" if options.data == "digits" else options.data
     if options.data == "digits" or name in data.DATASETS:
-        pictures = data.load(name)
-        recipe = RECIPES[{"fashion_mnist": "mnist", "celeba": "faces64"}.get(name, name)]
-        return replace(recipe, data=name), pictures
-    pictures = data.image_folder(options.data, options.size, on_error=options.on_error)
-    return replace(RECIPES["digits16"], data=pictures.name, train=TrainConfig()), pictures
+        return data.load(name), name
+    if not Path(options.data).exists():
+        raise UserError(
+            f"There is no data set and no folder {options.data!r}: name one of digits, {_NAMED}, "
+            "or a folder of pictures."
+        )
+    return data.image_folder(options.data, options.size, on_error=options.on_error), None
+
+
+def _is_ink(name: str | None) -> bool:
+    """Whether pictures of a set are best drawn as ink on paper."""
+    return (name or "").startswith(("digits", "mnist"))
 
 
 def _load(options: argparse.Namespace) -> Denoiser:
@@ -197,9 +235,8 @@ def _sample(options: argparse.Namespace) -> None:
         cond=labels,
         seed=options.seed,
     )
-    ink = (denoiser.data or "").startswith(("digits", "mnist"))
     columns = denoiser.classes if options.label is None else None
-    viz.save_png(pictures.cpu(), options.out, columns=columns, ink=ink)
+    viz.save_png(pictures.cpu(), options.out, columns=columns, ink=_is_ink(denoiser.data))
     print(f"{options.out}: {options.n} samples, {options.steps} steps of {options.sampler}")
 
 

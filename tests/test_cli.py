@@ -32,6 +32,28 @@ def test_train_sample_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "class accuracy" in out and "floor" in out and "95%" in out
 
 
+def test_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_data import idx_files, picture
+
+    assert main(["data", "digits", "--size", "8"]) == 0
+    assert capsys.readouterr().out == (
+        "digits8: 1,347 pictures, 1 x 8 x 8, 10 classes; 450 held out\n"
+    )
+    idx_files(tmp_path / "MNIST" / "raw", n=12)
+    monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
+    assert main(["data", "mnist"]) == 0
+    assert "mnist: 12 pictures, 1 x 32 x 32, 10 classes; 12 held out" in capsys.readouterr().out
+
+    picture(tmp_path / "mine" / "a.png", "RGB", (20, 30))
+    drawn = tmp_path / "drawn.png"
+    assert main(["data", str(tmp_path / "mine"), "--size", "16", "--out", str(drawn)]) == 0
+    assert "mine: 1 pictures, 3 x 16 x 16, no labels\n" in capsys.readouterr().out
+    with Image.open(drawn) as picture_drawn:
+        assert picture_drawn.size == ((8 * 17 - 1) * 4, (8 * 17 - 1) * 4)
+
+
 def test_train_on_a_named_set_and_on_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,7 +104,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         (["sample", "--label", "10"], "Label 10 is out of range"),
         (["sample", "--steps", "1001"], "at most 1000 steps"),
         (["sample", "--sampler", "heun", "--eta", "1"], "belongs to the sampler ddim"),
-        (["train", "--data", "no/such/folder"], "There is no folder no/such/folder"),
+        (["train", "--data", "no/such/folder"], "no folder 'no/such/folder'"),
         (["train", "--data", "digits", "--size", "12"], "use one of digits8"),
         (["train", "--data", "celeba"], "CelebA is not whole in"),
         (["train", "--device", "cuda"], "no NVIDIA GPU here"),

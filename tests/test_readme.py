@@ -1,5 +1,6 @@
 """What the README tells people to type exists and works."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -31,6 +32,20 @@ def test_the_python_snippet_runs() -> None:
     names: dict = {}
     exec(snippet, names)
     assert names["images"].shape == (16, 1, 16, 16)
+
+
+def test_the_race_ended_as_the_readme_says() -> None:
+    result = json.loads((ROOT / "benchmarks/results/peers.json").read_text(encoding="utf-8"))
+    assert result["gpu"] == "not measured" and "On a GPU it was not measured." in README
+    rows = re.findall(r"^\| (training step|drawing)[^|]*\| ([\d.]+) \| ([\d.]+) \|$", README, re.M)
+    said = iter(rows)
+    for kind in ("default", "compiled"):
+        for what in ("training", "sampling"):
+            seconds = {k: v["median"] for k, v in result["rows"][kind][what]["seconds"].items()}
+            names = ("diffusers", "denoising-diffusion-pytorch")
+            ratios = tuple(f"{seconds[n] / seconds['diffusion_lib']:.2f}" for n in names)
+            assert next(said)[1:] == ratios
+    assert len(rows) == 4
 
 
 def test_every_file_and_folder_named_is_there() -> None:

@@ -143,13 +143,17 @@ def _fieldset(question: Question, number: int, uid: str) -> str:
     )
 
 
+# A minus after a bracket, a comma or a relation is a sign, and stands close to its number.
+_SIGN = re.compile(r"(<mo[^>]*>(?:\[|&#x00028;|&#x0002C;|&#x0003D;)</mo>)<mo>(&#x02212;|\+)</mo>")
+
+
 def rich(text: str) -> str:
     """Text with `code`, *emphasis*, **strong** and $TeX$ as HTML with MathML."""
     from latex2mathml.converter import convert
 
     parts = re.split(r"(\$[^$]+\$|`[^`]+`)", text.strip())
     return "".join(
-        convert(part[1:-1])
+        _SIGN.sub(r'\1<mo form="prefix">\2</mo>', convert(part[1:-1]))
         if part.startswith("$")
         else f"<code>{html.escape(part[1:-1])}</code>"
         if part.startswith("`")

@@ -1,5 +1,6 @@
 """Quizzes: well formed, explained, and with numbers that the library itself would give."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -52,6 +53,15 @@ def test_every_chapter_shows_its_own_quiz():
         assert rf'"quiz.quiz(\"{name}\")"' in path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", quiz.available())
+def test_notebooks_store_the_quiz_as_it_is_now(name):
+    (notebook,) = CHAPTERS.glob(f"*_{name}.ipynb")
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    stored = ["".join(output.get("data", {}).get("text/html", "")) for output in outputs]
+    assert to_html(questions(name), name) in stored
+
+
 def test_the_right_option_is_not_always_in_the_same_place():
     places = [
         [o.right for o in q.options].index(True)
@@ -67,6 +77,7 @@ def test_text_is_escaped_and_marked_up():
         "a &lt; b &amp; <code>x &lt; y</code> and <em>so</em>"
     )
     assert rich(r"$\bar\alpha_t$").startswith("<math")
+    assert rich("$[-1, -a]$").count('form="prefix"') == 2 and "prefix" not in rich("$a - b$")
 
 
 A, B = Option("one", "because", right=True), Option("two", "because not")

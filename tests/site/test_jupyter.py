@@ -63,7 +63,8 @@ def jupyter(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = [
-        "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--port-retries=0",
+        "--no-browser", "--allow-root", "--expose-app-in-browser",
+        f"--port={port}", "--ip=127.0.0.1", "--port-retries=0",
         "--IdentityProvider.token=", f"--ServerApp.root_dir={home / 'work'}",
         "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
@@ -95,9 +96,11 @@ def lab(jupyter, browser):
     page.set_default_timeout(60_000)
     page.goto(f"{jupyter}/lab/tree/page.ipynb")
     page.locator(".jp-Notebook").wait_for()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    # Not by the menu: what is asked for while the kernel is still being connected is lost.
+    kernel = "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel"
+    page.wait_for_function(f"{kernel}?.connectionStatus === 'connected'")
+    page.wait_for_function(f"{kernel}.status === 'idle'")
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
     page.locator(".dl-quiz.dl-live").wait_for()
     yield page
     page.close()

@@ -41,7 +41,7 @@
     while (texts.nextNode()) {
       const { data, parentElement } = texts.currentNode;
       if (/\d × \d/.test(data) && !parentElement.closest("pre, script, style, svg"))
-        texts.currentNode.data = data.replace(/(?<=\d) × (?=\d)/g, "\u00a0×\u00a0");
+        texts.currentNode.data = data.replace(/(\d) × (?=\d)/g, "$1\u00a0×\u00a0");
     }
   }
 

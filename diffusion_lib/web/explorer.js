@@ -86,7 +86,7 @@ function mount(root, options = {}) {
   const panel = (view, title) => h("div", {}, title, view);
   const values = h("dl.dl-values");
   const { root: status, say } = announcer();
-  root.replaceChildren(h("div.dl-live", {},
+  root.replaceChildren(h("div.dl-kit", {},
     time.root,
     schedules,
     h("div.dl-panels", {},

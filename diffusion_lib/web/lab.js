@@ -282,7 +282,7 @@ function mount(root, options = {}) {
   const verdict = h("p.dl-verdict");
   const where = h("p.dl-where");
   const { root: status, say } = announcer();
-  root.replaceChildren(h("div.dl-live", {},
+  root.replaceChildren(h("div.dl-kit", {},
     h("div.dl-controls", {}, samplers, presets),
     steps.root,
     h("div.dl-lab", {},

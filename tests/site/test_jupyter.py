@@ -178,6 +178,13 @@ def test_quiz_scores_in_jupyterlab(lab):
     check_first_question(cell(lab, "quiz").locator("form.dl-quiz"))
 
 
+def test_apps_leave_the_quiz_its_looks(lab):
+    """Their style sheets are in the same page: no rule for an app may reach the quiz."""
+    frame = cell(lab, "quiz").locator("form.dl-quiz fieldset").first
+    assert frame.evaluate("e => getComputedStyle(e).borderTopWidth") == "1px"
+    assert frame.locator("legend").evaluate("e => getComputedStyle(e).float") == "left"
+
+
 def test_quiz_scores_in_a_frame_as_in_colab(browser):
     """Colab puts each output into a sandboxed frame of another origin, and runs its scripts."""
     page = browser.new_page()

@@ -26,9 +26,9 @@ CHAPTERS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 @pytest.mark.parametrize("name", quiz.available())
-def test_a_quiz_has_five_to_nine_questions_and_explains_every_answer(name):
+def test_a_quiz_has_five_to_eight_questions_and_explains_every_answer(name):
     entries = questions(name)
-    assert 5 <= len(entries) <= 9
+    assert 5 <= len(entries) <= 8
     for question in entries:
         for option in question.options:
             assert len(option.why) > 20, f"{question.text}: {option.answer}"

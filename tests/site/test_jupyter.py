@@ -115,7 +115,7 @@ def test_sliders_recompute(lab):
     """The live face: a slider of ipywidgets, and no precomputed one beside it."""
     output = cell(lab, "slider")
     handle = output.get_by_role("slider")
-    assert handle.count() == 1 and output.locator(".dl-scrubber").count() == 0
+    assert handle.count() == 1 and output.locator(".dl-scrub").count() == 0
     before = output.locator("img").get_attribute("src")
     handle.focus()
     handle.press("ArrowRight")

@@ -45,12 +45,11 @@ from diffusers.training_utils import EMAModel
 from ema_pytorch import EMA as LucidrainsEMA
 from machine import machine
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lib import EMA, ImageSet, TrainConfig, Trainer, UNet, UNetConfig, clip, sample
 from diffusion_lib.denoiser import Denoiser, training_loss
 from diffusion_lib.noise import linear
-from diffusion_lib.train import pick_device
+from diffusion_lib.train import forward_flops, pick_device
 
 SIDE, BATCH, SAMPLES, SAMPLER_STEPS = 32, 64, 64, 10
 WIDTHS = (32, 64, 72)
@@ -87,11 +86,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 def describe(net: nn.Module) -> dict[str, int]:
     """Parameters, and floating point operations of a forward pass for one picture."""
-    x, t = torch.zeros(1, 1, SIDE, SIDE), torch.ones(1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x, t)
     parameters = sum(p.numel() for p in net.parameters())
-    return {"parameters": parameters, "forward_flops": counter.get_total_flops()}
+    flops = forward_flops(net, torch.zeros(1, 1, SIDE, SIDE))
+    return {"parameters": parameters, "forward_flops": flops}
 
 
 # --- a training step of each ------------------------------------------------------------------

@@ -34,11 +34,11 @@ import training
 from machine import machine
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_lib import Denoiser, ImageSet, TrainConfig, Trainer, UNet, UNetConfig, data, noise
 from diffusion_lib.denoiser import training_loss
 from diffusion_lib.recipes import Recipe
+from diffusion_lib.train import forward_flops
 
 RESULT = Path(__file__).parent / "results" / "training_cost.json"
 NET = UNetConfig(channels=(32, 64), time_channels=96, classes=10)  # for the switches: 16 x 16
@@ -223,11 +223,9 @@ def _sampling(trainer: Trainer) -> Iterator[Tensor]:
 def _row(trainer: Trainer) -> dict[str, Any]:
     """What needs no clock: parameters, operations for one picture forward, MB for the backward."""
     x0, _ = trainer.data.batch(0, 1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        trainer.denoiser.net(x0, torch.ones(1))
     return {
         "parameters": sum(p.numel() for p in trainer.denoiser.parameters()),
-        "forward_flops": counter.get_total_flops(),
+        "forward_flops": forward_flops(trainer.denoiser.net, x0),
         "kept_mb": kept_for_backward(lambda: loss_of(trainer, SHAPE_BATCH)),
     }
 

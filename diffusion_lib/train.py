@@ -259,12 +259,9 @@ class Trainer:
         )
 
     def _forward_flops(self) -> int:
-        """Floating point operations of the net for one picture."""
         if self._flops is None:
             x = torch.zeros(1, *self.data.shape, dtype=self._dtype, device=self.device)
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                self.ema.model(x, torch.ones(1, device=self.device), None)
-            self._flops = counter.get_total_flops()
+            self._flops = forward_flops(self.ema.model, x)
         return self._flops
 
     def fit(
@@ -505,6 +502,18 @@ def rank_and_processes() -> tuple[int, int]:
 # Dense peak in half precision, by the makers' data sheets: operations a second.
 _PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "V100": 125e12, "L4": 121e12,
                "T4": 65e12}  # fmt: skip
+
+
+def forward_flops(net: nn.Module, x: Tensor) -> int:
+    """Floating point operations of `net(x, t)`, a multiplication and an addition counted as two.
+
+    Args:
+        net: takes x and one time t per picture.
+        x: (B, C, H, W), on the net's device and of its dtype; its values do not matter.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x, torch.ones(len(x), device=x.device))
+    return counter.get_total_flops()
 
 
 def _peak_flops(device: torch.device) -> float | None:

@@ -124,11 +124,13 @@ def show(
     n = len(images)
     columns = min(columns or 10, n)
     rows = math.ceil(n / columns)
-    height = rows * size + (0.3 if titles else 0)
+    rows_with_titles = math.ceil(min(len(titles or ()), n) / columns)
+    height = rows * size + 0.3 * rows_with_titles
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * size, height), squeeze=False, layout="constrained"
     )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
+    gap = 0.06 if rows_with_titles > 1 else 0.02  # or a title touches the picture above it
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=gap, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
     for i, ax in enumerate(axes.flat):
         ax.grid(False)
         ax.set(xticks=[], yticks=[])

@@ -122,6 +122,11 @@ def _guided(with_label: float, without: float, scale: float) -> float:
     return float(guidance.cfg(answer, scale)(torch.zeros(1), LEVEL, torch.tensor([3])))
 
 
+def _noisy_pixel(alpha_bar: float, x0: float, eps: float) -> float:
+    level = noise.DiscreteSchedule(torch.tensor([1 - alpha_bar]), {})(torch.tensor(1))
+    return float(level.signal * x0 + level.noise * eps)
+
+
 def _loss_of_answering_0(kind: predict.Kind, alpha_bar: float, variance: float) -> float:
     level = noise.Level(torch.tensor(alpha_bar).sqrt(), torch.tensor(1 - alpha_bar).sqrt(), ZERO)
     of_x0, of_eps = predict.coefficients(kind, level)
@@ -139,6 +144,7 @@ ZERO = torch.zeros(1)
 ONE = torch.eye(1, dtype=torch.float64)
 # (quiz, which of its numeric questions) -> the answer, by the library.
 NUMBERS = {
+    ("quickstart", 0): lambda: _noisy_pixel(0.64, -0.5, 1.0),
     ("forward_process", 0): lambda: LEVEL.signal * 0.5608 + LEVEL.noise * 0.5,
     ("elbo_and_loss", 0): lambda: Ledger(ZERO, 2 * torch.ones(1, 1), ZERO, dims=1).bits_per_dim,
     ("elbo_and_loss", 1): lambda: kl_divergence(Normal(0.0, 1.0), Normal(3.0, 1.0)),

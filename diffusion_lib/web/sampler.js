@@ -206,16 +206,16 @@ async function sampler(element, options) {
   const number = (name, otherwise) => (name in options ? Number(options[name]) : otherwise);
   const range = (n, by) => Array.from({ length: n + 1 }, (_, i) => Number((i * by).toFixed(3)));
   const startSteps = Math.min(T, number("steps", 20));
-  const steps = slider("Steps", withStart(STEPS.filter((n) => n <= T), startSteps), startSteps);
+  const steps = slider("steps", withStart(STEPS.filter((n) => n <= T), startSteps), startSteps);
   const startScale = number("guidance", 2);
   const scale = slider(
-    ["Guidance scale ", make("i", {}, "w")], withStart(range(16, 0.5), startScale), startScale);
-  const kind = chooser("Sampler", [["ddim", "DDIM"], ["ddpm", "DDPM"]], options.sampler ?? "ddim");
+    ["guidance scale ", make("i", {}, "w")], withStart(range(16, 0.5), startScale), startScale);
+  const kind = chooser("sampler", [["ddim", "DDIM"], ["ddpm", "DDPM"]], options.sampler ?? "ddim");
   const startEta = number("eta", 0);
-  const eta = slider(["Fresh noise ", make("i", {}, "η")], withStart(range(10, 0.1), startEta),
+  const eta = slider(["fresh noise ", make("i", {}, "η")], withStart(range(10, 0.1), startEta),
     startEta, (value) => (kind.input.value === "ddpm" ? "1" : String(value)));
   const classes = Array.from({ length: about.classes ?? 0 }, (_, k) => [String(k), String(k)]);
-  const choice = chooser("Class",
+  const choice = chooser("class",
     [...(each ? [["each", "one of each"]] : []), ...classes, ["none", "no class"]],
     options.class ?? (each ? "each" : about.classes ? "0" : "none"));
   const seedInput = make("input", {
@@ -223,12 +223,12 @@ async function sampler(element, options) {
   const nextSeed = make("button", { type: "button", className: "dl-small" }, "Next");
   nextSeed.setAttribute("aria-label", "Next seed");
   const seedField = make("span", { className: "dl-field" }, seedInput, nextSeed);
-  const seedName = make("span", { className: "dl-name" }, "Seed");
+  const seedName = make("span", { className: "dl-name" }, "seed");
   const seed = make("div", { className: "dl-control" }, make("label", {}, seedName), seedField);
   seedInput.id = `dl-seed-${Math.random().toString(36).slice(2)}`;
   seed.querySelector("label").htmlFor = seedInput.id;
-  const clip = tick(["Keep ", estimate(), " between white and black"], options.clip !== "no");
-  const timing = tick("Show the time of each step", false);
+  const clip = tick(["keep ", estimate(), " between white and black"], options.clip !== "no");
+  const timing = tick("show the time of each step", false);
 
   // The pictures, and the way back through the steps.
   const held = row(symbol("x", "t"), "what the sampler holds", N, about.image_shape);
@@ -236,7 +236,7 @@ async function sampler(element, options) {
   const where = make("input", { type: "range", min: 0, max: 1, value: 0 });
   const whereText = make("span", { className: "dl-shown", "aria-hidden": "true" });
   const way = make("label", { className: "dl-way dl-control" },
-    make("span", { className: "dl-name" }, "Step"), whereText, where);
+    make("span", { className: "dl-name" }, "step"), whereText, where);
   const draw = make("button", { type: "button", className: "dl-primary" }, "Draw");
   const stop = make("button", { type: "button", disabled: true }, "Stop");
   const status = make("p", { className: "dl-status", role: "status" });

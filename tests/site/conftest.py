@@ -165,6 +165,6 @@ def opened(request: pytest.FixtureRequest, browser: Browser, site: Site) -> Iter
     """
     with watched(browser, site) as open_one:
         page = site.open(open_one(color_scheme="light"), request.param)
-        page.wait_for_load_state("networkidle")
+        page.evaluate("() => new Promise((idle) => requestIdleCallback(idle))")
         page.first_load = list(page.watch.requests)
         yield page

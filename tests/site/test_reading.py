@@ -75,7 +75,7 @@ def test_theme_button_is_remembered(site, page: Page):
 def test_prints_light_and_whole(site, new_page: Callable[..., Page]):
     """From a dark screen too: black on white, no menus, every output, the sliders' pictures."""
     page = new_page(color_scheme="dark")
-    site.open(page, "notebooks/05_sampling")
+    site.open(page, "notebooks/01_forward_process")
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     colour = page.locator("article p").first.evaluate("(e) => getComputedStyle(e).color")

@@ -87,7 +87,7 @@ def got(page: Page) -> dict:
 
 def five_steps(page: Page, sampler):
     """Walk with the slider of steps from 1 to 5; returns it."""
-    steps = sampler.get_by_role("slider", name="Steps", exact=True)
+    steps = sampler.get_by_role("slider", name="steps", exact=True)
     steps.focus()
     for key in ("Home", *["ArrowRight"] * 4):
         page.keyboard.press(key)
@@ -225,7 +225,7 @@ def test_draws_by_itself_what_its_controls_say(site, page, name):
     listen(page)
     sampler.get_by_role("button", name="Draw", exact=True).click()
     request = got(page)
-    assert str(request["seed"]) == sampler.get_by_label("Seed", exact=True).input_value()
+    assert str(request["seed"]) == sampler.get_by_label("seed", exact=True).input_value()
     there = by_torch(load_pretrained("digits16"), request)
     assert np.abs(np.array(request["samples"]).reshape(there.shape) - there).max() <= 1e-4
 
@@ -268,7 +268,7 @@ def test_steps_can_be_looked_at_again(site, page, name):
     assert len(end) == 2 and end[0] == end[1]  # clean, and its own estimate
     assert "finished" in rows.first.get_attribute("aria-label")
 
-    way = sampler.get_by_role("slider", name="Step", exact=True)
+    way = sampler.get_by_role("slider", name="step", exact=True)
     way.focus()
     page.keyboard.press("Home")
     held, guess = (row.evaluate(pixels) for row in rows.all())
@@ -283,7 +283,7 @@ def test_steps_can_be_looked_at_again(site, page, name):
 def test_stops(site, new_page, name):
     page = new_page(reduced_motion="reduce")
     sampler = start(site, page, name)
-    steps = sampler.get_by_role("slider", name="Steps", exact=True)
+    steps = sampler.get_by_role("slider", name="steps", exact=True)
     steps.focus()
     page.keyboard.press("End")  # as many as there are
     expect(sampler).to_have_attribute("data-state", "drawing")

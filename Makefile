@@ -6,6 +6,8 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SITE_READY := $(VENV)/.site-ready
 TEACHING := $(VENV)/.teaching
+PEERS := $(VENV)/peers
+OUT ?= runs/peers.json
 COURSE ?= course
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -17,8 +19,8 @@ export OMP_NUM_THREADS
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install book test test-site lint lab serve notebooks train-demo stress mutants clean \
-        assignments grade feedback test-assignments
+.PHONY: help install book test test-site lint lab serve notebooks train-demo benchmark stress \
+        mutants clean assignments grade feedback test-assignments
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' Makefile
@@ -49,19 +51,24 @@ book: $(READY) ## build the book, print its address, open it where there is a br
 test: $(READY) lint ## lint, then the whole suite: library and notebooks
 	TQDM_DISABLE=1 $(PYTHON) -m pytest
 
-# Set DIFFUSION_SITE to test a book that was built elsewhere.
+# Set DIFFUSION_SITE to the folder of a book that is already built to test that one.
 test-site: $(READY) $(SITE_READY) ## test the built book in a real browser
 	@$(if $(DIFFUSION_SITE),:,$(BOOK) --all >/dev/null)
 	$(PYTHON) -m pytest tests/site --reruns 2
 
-$(SITE_READY): requirements-site.txt tests/site/package-lock.json | $(READY)
+# A browser, and the compiler that built the pages' kernel: a test builds it again.
+$(SITE_READY): requirements-site.txt tests/site/package-lock.json diffusion_lib/web/kernel.wasm \
+               | $(READY)
 	$(PIP) -r requirements-site.txt
 	@command -v npm >/dev/null || { \
 	  echo "The browser tests need npm: install Node.js (Debian: apt-get install npm)." >&2; exit 1; }
 	npm ci --prefix tests/site --silent
-	@$(PYTHON) tools/screenshots.py --browser 2>/dev/null || [ "$$(id -u)" != 0 ] || { \
-	  apt-get -qq update && \
-	  apt-get -qq install --no-install-recommends chromium fonts-liberation >/dev/null; }
+	@browser="$$($(PYTHON) tools/screenshots.py --browser >/dev/null 2>&1 || \
+	  echo chromium fonts-liberation)"; \
+	compiler="$$($(PYTHON) diffusion_lib/web/build.py --missing)"; \
+	get() { apt-get -qq install --no-install-recommends "$$@" >/dev/null; }; \
+	[ -z "$$browser$$compiler" ] || [ "$$(id -u)" != 0 ] || { \
+	  apt-get -qq update && { get $$browser $$compiler || get $$browser; }; }
 	@$(PYTHON) tools/screenshots.py --browser
 	@touch $@
 
@@ -83,6 +90,22 @@ train-demo: $(READY) ## train on 8x8 digits from nothing (a minute), sample and 
 	$(PYTHON) -m diffusion_lib train --recipe demo --out runs/demo
 	$(PYTHON) -m diffusion_lib sample --model runs/demo --out runs/demo/samples.png
 	$(PYTHON) -m diffusion_lib evaluate --model runs/demo
+
+# The other libraries stay out of .venv: their venv sees its packages by a .pth file and adds its own.
+$(PEERS)/.ready: benchmarks/requirements-peers.txt $(READY)
+	$(PYTHON) -m venv $(PEERS)
+	$(PYTHON) -c 'import site; print(site.getsitepackages()[0])' > \
+	  $$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/book.pth
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r benchmarks/requirements-peers.txt
+	@touch $@
+
+# RACE: further options, such as RACE="--rounds 1". The second line needs a C++ compiler.
+benchmark: export OMP_NUM_THREADS := 1
+benchmark: export PYTHONPATH := .
+benchmark: $(PEERS)/.ready ## time training and sampling beside two other libraries (OUT=...)
+	$(PEERS)/bin/python benchmarks/peers.py --out $(OUT) $(RACE)
+	$(PEERS)/bin/python benchmarks/peers.py --out $(OUT) $(RACE) --compiled
 
 stress: $(READY) ## kill a training run twenty times and prove that it resumes exactly
 	$(PYTHON) benchmarks/stress.py

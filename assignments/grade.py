@@ -155,6 +155,20 @@ def inspect(hand_in: HandIn, course: Course) -> NotebookNode | None:
     ]
     if changed:
         hand_in.notes.append(f"Cells that may not be changed were: {', '.join(changed)}. Restored.")
+    settings = ("points", "grade", "solution", "locked", "task")
+    reset = [
+        name
+        for name, cell in expected.items()
+        if name in given
+        and any(given[name].metadata.nbgrader.get(k) != cell.metadata.nbgrader.get(k)
+                for k in settings)
+    ]  # fmt: skip
+    if reset:
+        hand_in.notes.append(
+            f"The settings of cells (points, locks) were changed: {', '.join(reset)}. Restored."
+        )
+        for name in reset:  # nbgrader itself would stop at some of them
+            given[name].metadata.nbgrader.update(expected[name].metadata.nbgrader)
     said = re.search(r"STUDENT\s*=\s*\(?\s*[\"']([^\"']*)", given["student"].source) if (
         "student" in given
     ) else None  # fmt: skip

@@ -1,6 +1,10 @@
 """Training and sampling beside two well-known libraries, on nets of equal cost.
 
-    pip install -r requirements.txt -r benchmarks/requirements-peers.txt   (a venv of its own)
+    make benchmark                  # installs them beside .venv, and writes runs/peers.json
+    make benchmark OUT=benchmarks/results/peers.json        # renews the figures that are quoted
+
+or, where they are installed already,
+
     PYTHONPATH=. python benchmarks/peers.py                # writes results/peers.json
     PYTHONPATH=. python benchmarks/peers.py --compiled     # adds the rows with compiled nets
 
@@ -26,6 +30,7 @@ import importlib.metadata
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -38,11 +43,6 @@ os.environ["TQDM_DISABLE"] = "1"
 
 import torch
 import torch.nn.functional as F
-from denoising_diffusion_pytorch import GaussianDiffusion, Unet
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
-from ema_pytorch import EMA as LucidrainsEMA
 from machine import machine
 from torch import Tensor, nn
 
@@ -51,9 +51,21 @@ from diffusion_lib.denoiser import Denoiser, training_loss
 from diffusion_lib.noise import linear
 from diffusion_lib.train import forward_flops, pick_device
 
+try:
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+    from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+    from ema_pytorch import EMA as LucidrainsEMA
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"This compares with two other libraries, of which {missing.name} is not installed. "
+        "`make benchmark` installs them and runs it."
+    )
+
 SIDE, BATCH, SAMPLES, SAMPLER_STEPS = 32, 64, 64, 10
 WIDTHS = (32, 64, 72)
-FILE = Path(__file__).parent / "results" / "peers.json"
+RESULTS = Path(__file__).parent / "results"
 Step = Callable[[], object]
 
 
@@ -348,6 +360,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="of training steps")
     parser.add_argument("--sampling-rounds", type=int, default=3, help="of drawing 64 pictures")
     parser.add_argument("--note", default="", help="what else the machine was doing, for the JSON")
+    parser.add_argument("--out", type=Path, default=RESULTS / "peers.json")
     options = parser.parse_args()
     torch.manual_seed(0)
     device = pick_device()
@@ -357,7 +370,7 @@ def main() -> None:
     assert max(flops) / min(flops) <= 1.05, f"the nets differ too much in cost: {nets}"
 
     if options.compiled:
-        result = json.loads(FILE.read_text())
+        result = json.loads(options.out.read_text(encoding="utf-8"))
         result["rows"]["compiled"] = contest(device, True, gpu, options, (1.2, 1.2))
         result["rows"]["compiled"]["machine"] = {**machine(), "note": options.note}
     else:
@@ -376,14 +389,15 @@ def main() -> None:
         result["rows"]["default"] = contest(device, False, False, options, goals)
         if gpu:
             result["rows"]["equal precision"] = contest(device, False, True, options, (1.2, 1.2))
-        write(result)  # what follows can be long
+        write(result, options.out)  # what follows can be long
         result["switches"] = race(switches(made_pictures(), device), options.rounds)
-    write(result)
+    write(result, options.out)
 
 
-def write(result: dict[str, Any]) -> None:
-    FILE.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {FILE.name}")
+def write(result: dict[str, Any], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {file}")
 
 
 if __name__ == "__main__":

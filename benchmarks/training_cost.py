@@ -2,11 +2,15 @@
 
     OMP_NUM_THREADS=1 python benchmarks/training_cost.py
 
-Six parts, each written to results/training_cost.json as soon as it is done; a part that is there
-already is not measured again (delete the file for a fresh start). Fifteen minutes of one core.
+Nine parts, each written to results/training_cost.json as soon as it is done; a part that is there
+already is not measured again (delete the file for a fresh start). A quarter of an hour of one core.
 
 - switches: channels_last, bf16, compile, fused optimiser, data in memory, one at a time against
   one plain step. All variants take turns in every round, so that a busy machine slows all alike.
+- attention: PyTorch's fused attention against the same sums written out, in time and memory.
+- accumulation: a batch in one part and in four, through the library's trainer.
+- workers: photos read from files by this process, by one worker and by two, against the same ones
+  in memory.
 - batch: time and memory of a step by batch size, for the net of results/training.json, where
   losses and samples by batch size are.
 - shape: time, floating point operations and memory by the pictures' side and by the net's width;
@@ -23,15 +27,21 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 import training
 from machine import machine
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -146,11 +156,128 @@ def switches() -> dict[str, Any]:
     }
 
 
+# switches that the trainer and the data have
+
+
+def attention_written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What `F.scaled_dot_product_attention` gives: (B, heads, pixels, channels) -> same."""
+    return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def attention() -> dict[str, Any]:
+    """On a net that attends at 16 x 16 and at 8 x 8, after every block."""
+    net = replace(NET, attention=(0, 1))
+    pictures = data.digits(16)
+
+    def written_out() -> AbstractContextManager[Any]:
+        return mock.patch.object(F, "scaled_dot_product_attention", attention_written_out)
+
+    kinds = {"fused": nullcontext, "written out": written_out}
+
+    def steps(kind: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
+        walk = trainer_of(net, TrainConfig(steps=1000, batch_size=BATCH), pictures).steps()
+        while True:
+            with kind():
+                now = next(walk)
+            yield now.loss  # not inside: the others' turns must not see the change
+
+    trainer = trainer_of(net, TrainConfig(batch_size=BATCH), pictures)
+    kept, losses = {}, {}
+    for name, kind in kinds.items():
+        with kind():
+            kept[name] = kept_for_backward(lambda: loss_of(trainer, BATCH))
+            # The last layers begin with zeros, so the loss is compared after a few steps.
+            run = trainer_of(net, TrainConfig(steps=4, batch_size=BATCH), pictures)
+            losses[name] = [round(float(now.loss), 5) for now in run.steps()][-1]
+    return {
+        "net": net.to_dict(),
+        "data": "digits16",
+        "batch": BATCH,
+        "rounds": ROUNDS,
+        "kept_mb": kept,
+        "loss_of_step_4": losses,
+        "milliseconds": taking_turns({name: steps(k) for name, k in kinds.items()}, ROUNDS),
+    }
+
+
+def accumulation() -> dict[str, Any]:
+    def steps(parts: int) -> Iterator[Any]:
+        config = TrainConfig(steps=1000, batch_size=BATCH, accumulate=parts)
+        return trainer_of(NET, config, data.digits(16)).steps()
+
+    return {
+        "net": NET.to_dict(),
+        "data": "digits16",
+        "batch": BATCH,
+        "rounds": ROUNDS,
+        "milliseconds": taking_turns({str(parts): steps(parts) for parts in (1, 4)}, ROUNDS),
+    }
+
+
+PHOTOS, BLOCKS, BLOCK = 256, 5, 5
+
+
+def photos(folder: Path) -> None:
+    """Files as of CelebA: 178 x 218, JPEG. Smooth random colours, so of a photo's size in bytes."""
+    random = np.random.default_rng(0)
+    for k in range(PHOTOS):
+        coarse = Image.fromarray(random.integers(0, 256, (28, 23, 3), np.uint8))
+        photo = coarse.resize((178, 218), Image.Resampling.BICUBIC)
+        photo.save(folder / f"{k:03}.jpg", quality=90)
+
+
+def workers() -> dict[str, Any]:
+    """Blocks of steps take turns, not single steps: workers read ahead, and would do it for
+    nothing while the others have their turn. Each block starts its own workers, and its first
+    step is left out."""
+    net = replace(NET, image_channels=3, classes=None)
+    config = TrainConfig(steps=1000, batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos(folder)
+        bytes_each = sum(f.stat().st_size for f in folder.iterdir()) / PHOTOS
+        whole = data.image_folder(folder, 16)
+        streamed = data.image_folder(folder, 16, memory_limit=0)
+        assert isinstance(streamed, data.StreamedSet)
+        sources: dict[str, data.Pictures] = {"in memory": whole}
+        sources |= {f"workers = {n}": replace(streamed, workers=n) for n in (0, 1, 2)}
+        trainers = {name: trainer_of(net, config, source) for name, source in sources.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in sources}
+        for block in range(BLOCKS + 1):
+            for name, trainer in trainers.items():
+                walk = trainer.steps()
+                next(walk)
+                for _ in range(BLOCK):
+                    began = time.perf_counter()
+                    next(walk)
+                    if block:  # the first round is warm-up
+                        seconds[name].append(time.perf_counter() - began)
+                walk.close()
+        began = time.perf_counter()
+        streamed.batch(0, BATCH)
+        reading = time.perf_counter() - began
+    return {
+        "net": net.to_dict(),
+        "data": f"{PHOTOS} JPEG files of 178 x 218, as 16 x 16",
+        "bytes_a_file": round(bytes_each),
+        "batch": BATCH,
+        "blocks": BLOCKS,
+        "steps_a_block": BLOCK,
+        "cores": os.cpu_count(),
+        "reading_a_batch_ms": round(1000 * reading, 1),
+        "milliseconds": {name: summary(s) for name, s in seconds.items()},
+    }
+
+
 # batch size and memory
 
 
-def trainer_of(net: UNetConfig, config: TrainConfig) -> Trainer:
-    pictures = data.digits(8)
+def trainer_of(
+    net: UNetConfig, config: TrainConfig, pictures: data.Pictures | None = None
+) -> Trainer:
+    """On the 8 x 8 digits, or other pictures."""
+    if pictures is None:
+        pictures = data.digits(8)
     return Trainer(Recipe("digits8", net, config).denoiser(pictures), pictures, config, "cpu")
 
 
@@ -320,6 +447,9 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "memory": memory,
     "processes": processes,
     "switches": switches,
+    "attention": attention,
+    "accumulation": accumulation,
+    "workers": workers,
     "batch": batch,
     "shape": shape,
 }

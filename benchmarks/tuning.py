@@ -4,7 +4,7 @@
 
 Every setting differs from the base in the one or two things that its row names. It is trained on
 the 8 x 8 digits from fresh weights, once for each seed, and measured by the average of its
-weights. About a quarter of an hour of one core. Each finished run is written to
+weights. More than an hour of one core. Each finished run is written to
 results/tuning.json at once, and one that is there already is not measured again.
 
 Short runs of a small net, two or three seeds: they rank what helps *early*, not what a long

@@ -13,6 +13,7 @@ from . import (
     noise,
     predict,
     pretrained,
+    results,
     samplers,
     toy,
     train,
@@ -41,6 +42,6 @@ __all__ = [
     "data", "ddim", "ddpm", "digits", "dpmpp_2m", "edm", "evaluate", "flow", "frechet_distance",
     "guidance", "heun", "image_folder", "invert", "likelihood", "linear", "load_denoiser",
     "load_judge", "load_pretrained", "metrics", "noise", "predict", "pretrained", "quadratic",
-    "rescale_zero_terminal_snr", "sample", "samplers", "save_denoiser", "sigmoid", "step", "toy",
-    "train", "training_loss", "viz", "vlb", "widgets",
+    "rescale_zero_terminal_snr", "results", "sample", "samplers", "save_denoiser", "sigmoid",
+    "step", "toy", "train", "training_loss", "viz", "vlb", "widgets",
 ]  # fmt: skip

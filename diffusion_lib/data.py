@@ -5,6 +5,7 @@ A small set, `ImageSet`, is one uint8 tensor, moved once to the device. A set to
 is a function of (seed, step) alone, so a resumed run sees what an undisturbed one would have seen.
 """
 
+import gzip
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -175,6 +176,12 @@ class ImageSet(Pictures):
         return to_float(self.images[index]), labels
 
 
+def _default_workers() -> int:
+    """One for each core that this process may use, up to eight."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not there on macOS and Windows
+    return min(8, len(allowed(0)) if allowed else os.cpu_count() or 1)
+
+
 @dataclass(frozen=True)
 class StreamedSet(Pictures):
     """A set of pictures in files, read when they are needed.
@@ -192,7 +199,7 @@ class StreamedSet(Pictures):
     read: "ReadPicture"
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
-    workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    workers: int = field(default_factory=_default_workers)
     device: torch.device = torch.device("cpu")
 
     def __post_init__(self) -> None:
@@ -307,12 +314,16 @@ def mnist(split: Split = "train", root: str | Path | None = None) -> ImageSet:
     The 28 x 28 pictures get a black border of 2 pixels. 32 can be halved five times, where 28 ends
     at an odd 7, and the sampler in the book's pages works on widths that are multiples of 4.
 
+    The checksums are those of the packed files as they are published. So where these lie beside
+    the unpacked ones, as after a download, every byte is checked; unpacked files alone are only
+    checked for their sizes.
+
     Args:
         split: "train" or "test".
         root: folder to read from, and to download to where it holds no MNIST; None: `data_root()`.
 
     Raises:
-        UserError: another split, or no copy there and no connection.
+        UserError: another split, a damaged copy there, or no copy and no connection.
     """
     return _idx_set("mnist", "MNIST", split, root, tuple(str(d) for d in range(10)))
 
@@ -345,7 +356,8 @@ def celeba(split: Split = "train", root: str | Path | None = None) -> StreamedSe
 
     The aligned pictures of 178 x 218, their central square of 140 pixels resized to 64 x 64, as in
     Song et al. 2021 (Score SDE, appendix I). They stay in their files. Arguments and errors as for
-    `mnist`.
+    `mnist`; to download them the package gdown must be installed. Of the unpacked pictures nothing
+    is checked before they are read.
     """
     _is_train(split)
     source = _from_torchvision("CelebA", root, split=split)
@@ -361,7 +373,7 @@ def _is_train(split: Split) -> bool:
 
 
 def _from_torchvision(name: str, root: str | Path | None, **options: Any) -> Any:
-    """A data set of torchvision's, downloaded where need be; it compares the checksums.
+    """A data set of torchvision's, downloaded where need be; checksums are compared.
 
     Raises:
         UserError: it can't be had, or what lies there is damaged.
@@ -371,16 +383,47 @@ def _from_torchvision(name: str, root: str | Path | None, **options: Any) -> Any
     root = Path(root) if root is not None else data_root()
     make = getattr(datasets, name)
     try:
-        return make(root, download=True, **options)
-    # What they raise: OSError (no connection, a read-only folder), RuntimeError (a checksum, or
-    # gdown missing), and whatever a damaged file ends in.
-    except (OSError, RuntimeError, ValueError, AssertionError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+        source = make(root, download=True, **options)
+        _check_unpacked(source)
+        return source
+    # No connection, a folder that can't be written, a wrong checksum; gdown's own errors, which
+    # share no class with others; and whatever a damaged file ends in.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = ": ".join(dict.fromkeys(line.rstrip(".:") for line in (lines[0], lines[-1])))
+        if "'gdown' is required" in reason:
+            lists = ", ".join(file for *_, file in make.file_list if file.endswith(".txt"))
+            raise UserError(
+                f"{name} is not whole in {root}, and its download needs the package gdown, which "
+                "is not installed. Run `pip install gdown` and try again, or put the files there "
+                f"by hand: into {root / make.base_folder} the unpacked folder img_align_celeba, "
+                f"and beside it {lists}. They are linked from "
+                "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+            ) from error
         raise UserError(
-            f"{name} is not whole in {root} and could not be downloaded ({reason}). With a "
-            "connection, delete what is there and try again; without one, copy it there, or set "
-            "DIFFUSION_DATA to a folder that holds it."
+            f"{name} is not whole in {root} ({reason}). With a connection, delete what is there "
+            "and try again; without one, copy it there, or set DIFFUSION_DATA to a folder that "
+            "holds it."
         ) from error
+
+
+def _check_unpacked(source: Any) -> None:
+    """Compare files of MNIST's format with the packed ones they came from, where those are kept.
+
+    torchvision only looks whether the unpacked files are there.
+
+    Raises:
+        RuntimeError: they differ, or a packed file is not the published one.
+    """
+    from torchvision.datasets.utils import check_integrity
+
+    for file, md5 in getattr(source, "resources", ()):
+        packed = Path(source.raw_folder) / file
+        if packed.exists() and not (
+            check_integrity(packed, md5)
+            and gzip.decompress(packed.read_bytes()) == packed.with_suffix("").read_bytes()
+        ):
+            raise RuntimeError(f"{packed.with_suffix('').name} is damaged")
 
 
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -10,6 +10,35 @@ import torch
 
 from .errors import UserError
 
+DRIVE = Path("/content/drive")  # where Colab's own notebooks mount it
+
+
+def drive_folder(name: str) -> Path:
+    """A folder on the learner's Google Drive: on Colab, what lies there outlives the session.
+
+    Asks for access the first time. The folder is made if need be.
+
+    Raises:
+        UserError: this is not Colab, or the access was not given.
+    """
+    try:
+        from google.colab import drive
+    except ImportError as error:
+        raise UserError(
+            "Google Drive can be reached from Colab only. Elsewhere save to a folder of your own "
+            "machine, which stays when the kernel ends."
+        ) from error
+    try:
+        drive.mount(str(DRIVE))
+    except Exception as error:  # Colab raises one kind for a refusal, another for a time-out
+        raise UserError(
+            "Google Drive could not be mounted, so nothing would be kept there. Run the cell again "
+            "and allow the access that Google asks for."
+        ) from error
+    folder = DRIVE / "MyDrive" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a file so that at every moment either the old one or the whole new one is there.

@@ -46,7 +46,7 @@ class Ledger(NamedTuple):
 
     @property
     def bits_per_dim(self) -> Tensor:
-        """The bound in bits per number of an example: nats / (dims log 2). Shape (B,)."""
+        """The bound in bits per number of an example, nats / (dims log 2). Shape (B,)."""
         return self.nats / (self.dims * math.log(2))
 
 

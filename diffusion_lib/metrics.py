@@ -8,14 +8,14 @@ import warnings
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .data import ImageSet, keyed_generator, load, to_float, to_uint8
+from .data import ImageSet, Pictures, keyed_generator, load, to_float, to_uint8
 from .denoiser import Denoise
 from .errors import UserError
 from .progress import progress
@@ -82,11 +82,14 @@ class Judge(nn.Module):
         return self.head(self.features(images))
 
 
-def train_judge(data: ImageSet, *, epochs: int = 40, seed: int = 0) -> Judge:
+def train_judge(
+    data: ImageSet, *, epochs: int = 40, seed: int = 0, device: torch.device | str = "cpu"
+) -> Judge:
     """Train a judge on labelled pictures, with a little noise so that it looks at shapes."""
+    data = data.to(device)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        judge = Judge(data.classes or 1, *data.shape[:2])
+        judge = Judge(data.classes or 1, *data.shape[:2]).to(device)
         steps = epochs * (len(data) // 64)
         optimizer = torch.optim.AdamW(judge.parameters(), 2e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -98,26 +101,28 @@ def train_judge(data: ImageSet, *, epochs: int = 40, seed: int = 0) -> Judge:
             loss.backward()
             optimizer.step()
             schedule.step()
-    return judge.eval()
+    return judge.cpu().eval()
 
 
 # Which judge looks at which data set.
 JUDGES = {"digits8": "digits", "digits16": "digits", "mnist": "mnist"}
 
 
-def load_judge(name: str = "digits") -> Judge:
+def load_judge(name: str = "digits", folder: Path | None = None) -> Judge:
     """One of the frozen judges that the figures of this book are measured with.
 
     Args:
         name: "digits" (8 x 8; it also looks at the 16 x 16 ones) or "mnist" (32 x 32).
+        folder: where its weights lie; None: among the shipped ones.
 
     Raises:
         UserError: an unknown name.
     """
-    file = Path(str(resources.files("diffusion_lib"))) / "checkpoints" / f"judge_{name}.safetensors"
+    folder = folder or Path(str(resources.files("diffusion_lib"))) / "checkpoints"
+    file = folder / f"judge_{name}.safetensors"
     if not file.is_file():
-        there = ", ".join(sorted(set(JUDGES.values())))
-        raise UserError(f"There is no judge {name!r}. There are: {there}.")
+        there = sorted(f.stem.removeprefix("judge_") for f in folder.glob("judge_*.safetensors"))
+        raise UserError(f"There is no judge {name!r}. There are: {', '.join(there) or 'none'}.")
     weights = load_file(file)
     first = weights.get("stem.0.weight", weights["body.0.weight"])
     stages = sum(key.startswith("stem.") for key in weights) // 2
@@ -313,17 +318,9 @@ def inception_report(
                 "Inception's measures need at least ten uint8 pictures (N, C, H, W) on each side: "
                 "convert samples with `data.to_uint8`."
             )
-    try:
-        from torchmetrics.image.fid import FrechetInceptionDistance
-        from torchmetrics.image.inception import InceptionScore
-        from torchmetrics.image.kid import KernelInceptionDistance
-    except ImportError as error:
-        raise UserError(
-            "FID, KID and Inception Score need torchmetrics: pip install torchmetrics"
-        ) from error
-    name = type(extractor).__name__
-    if extractor is None:
-        extractor, name = _inception(device), "Inception v3 of torch-fidelity"
+    fid_class, kid_class, score_class = _torchmetrics()
+    extractor = extractor or load_inception(device)
+    name = getattr(extractor, "description", type(extractor).__name__)
 
     def look(images: Tensor) -> tuple[Tensor, Tensor]:
         colour = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
@@ -341,14 +338,14 @@ def inception_report(
     with warnings.catch_warnings(), torch.random.fork_rng([]):
         warnings.filterwarnings("ignore", message="Metric .* will save all extracted features")
         torch.manual_seed(seed)
-        fid = FrechetInceptionDistance(feature=given).set_dtype(torch.float64)
-        kid = KernelInceptionDistance(
-            feature=given, subset_size=min(1000, len(real), len(samples))
-        ).set_dtype(torch.float64)
+        fid = fid_class(feature=given).set_dtype(torch.float64)
+        kid = kid_class(feature=given, subset_size=min(1000, len(real), len(samples))).set_dtype(
+            torch.float64
+        )
         for metric in (fid, kid):
             metric.update(f_real, real=True)
             metric.update(f_samples, real=False)
-        inception = InceptionScore(feature=given).set_dtype(torch.float64)
+        inception = score_class(feature=given).set_dtype(torch.float64)
         inception.update(scores)
         kid_mean, kid_std = kid.compute()
         score, score_std = inception.compute()
@@ -376,8 +373,28 @@ class _Given(nn.Module):
         return features
 
 
-def _inception(device: torch.device | str) -> Extractor:
-    """The pool features and class scores of the Inception network that published FIDs use."""
+def _torchmetrics() -> tuple[Any, Any, Any]:
+    """The classes of FID, KID and Inception Score."""
+    try:
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.image.inception import InceptionScore
+        from torchmetrics.image.kid import KernelInceptionDistance
+    except ImportError as error:
+        raise UserError(
+            "FID, KID and Inception Score need torchmetrics: pip install torchmetrics"
+        ) from error
+    return FrechetInceptionDistance, KernelInceptionDistance, InceptionScore
+
+
+def load_inception(device: torch.device | str = "cpu") -> Extractor:
+    """The pool features and class scores of the Inception network that published FIDs use.
+
+    To be called before a long sampling, so that what is missing is known at once.
+
+    Raises:
+        UserError: torchmetrics or torch-fidelity is missing, or the weights can't be fetched.
+    """
+    _torchmetrics()
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
@@ -392,12 +409,14 @@ def _inception(device: torch.device | str) -> Extractor:
             f"Inception's weights could not be fetched ({error}). Check the connection, or use "
             "the judge's measures in diffusion_lib.metrics, which need no download."
         ) from error
+    net.description = "Inception v3 of torch-fidelity"
     return net.to(device)
 
 
 def nearest_distances(images: Tensor, references: Tensor) -> Tensor:
     """Euclidean distance from each picture to the nearest reference, pixel by pixel. Shape (N,)."""
-    return torch.cdist(images.flatten(1), references.flatten(1)).min(1).values
+    there = references.flatten(1)
+    return torch.cat([torch.cdist(x.flatten(1), there).min(1).values for x in images.split(1000)])
 
 
 @dataclass(frozen=True)
@@ -411,6 +430,11 @@ class Report:
         frechet, frechet_interval: mean over draws of the distance from as many samples as there
             are held-out pictures to those pictures; the interval is a bootstrap's.
         floor, floor_std: the same with real training pictures in place of samples.
+        kernel, kernel_floor, kernel_floor_std: the kernel distance (KID's) over the same draws, its
+            floor and how far that scatters. Taken class by class and averaged: as wholes, sets
+            made to hold each class equally often would come out closer than two random ones.
+        precision, recall: of the first draw, against the held-out pictures.
+        real_precision, real_recall: the same with real training pictures in place of samples.
         nearest_ratio: median distance of samples to their nearest training picture, divided by
             that of held-out pictures. Far below 1 means learnt by heart.
     """
@@ -423,6 +447,13 @@ class Report:
     frechet_interval: tuple[float, float]
     floor: float
     floor_std: float
+    kernel: float
+    kernel_floor: float
+    kernel_floor_std: float
+    precision: float
+    recall: float
+    real_precision: float
+    real_recall: float
     nearest_ratio: float
 
     def __str__(self) -> str:
@@ -434,6 +465,10 @@ class Report:
             f"Fréchet distance   {self.frechet:.2f}  (95% {f_low:.2f} to {f_high:.2f}; floor, real "
             f"against real, {self.floor:.2f} ± {self.floor_std:.2f}; ratio "
             f"{self.frechet / self.floor:.2f})\n"
+            f"kernel distance    {self.kernel:.0f}  (mean over classes; floor "
+            f"{self.kernel_floor:.0f} ± {self.kernel_floor_std:.0f})\n"
+            f"precision, recall  {self.precision:.3f}, {self.recall:.3f}  (real against real "
+            f"{self.real_precision:.3f}, {self.real_recall:.3f})\n"
             f"nearest training picture, samples / held-out   {self.nearest_ratio:.3f}"
         )
 
@@ -467,6 +502,7 @@ def evaluate(
     *,
     data: str,
     judge: Judge | None = None,
+    sets: tuple[Pictures, Pictures] | None = None,
     steps: int = 50,
     sampler: Sampler = ddim,
     held_out: int | None = None,
@@ -480,6 +516,7 @@ def evaluate(
         denoiser: a `Denoiser`, also a guided one.
         data: the data set it was trained on, such as "digits16".
         judge: None for the shipped one.
+        sets: its training and its held-out pictures; None: loaded by the name `data`.
         steps: sampler steps.
         sampler: the sampler.
         held_out: compare with this many held-out pictures, each class in its proportion; None:
@@ -489,17 +526,22 @@ def evaluate(
         seed: of the first draw; the next ones count on.
 
     Raises:
-        UserError: data without labels or without a judge.
+        UserError: data without labels or without a judge, or too few held-out pictures.
     """
     if judge is None and data not in JUDGES:
-        raise UserError(f"There is no judge for {data!r}; there is one for {', '.join(JUDGES)}.")
-    train, test = load(data, "train"), load(data, "test")
+        raise UserError(
+            f"There is no judge for {data!r}; there is one for {', '.join(JUDGES)}. Inception's "
+            "measures need none: `inception_report`, or --features inception on the command line."
+        )
+    train, test = sets or (load(data, "train"), load(data, "test"))
     if not (isinstance(test, ImageSet) and isinstance(train, ImageSet)) or test.labels is None:
         raise UserError(f"{data} has no labels, and a judge asks whether samples look as theirs.")
     judge = judge or load_judge(JUDGES[data])
-    if held_out is not None:
+    if held_out is not None and held_out < len(test):
         test = _fewer(test, held_out)
     assert test.labels is not None and train.labels is not None
+    if len(test) < 4 or int(test.labels.unique(return_counts=True)[1].min()) < 2:
+        raise UserError("Compare with at least two held-out pictures of each class.")
     levels = denoiser.schedule.levels(steps)  # type: ignore[attr-defined]
 
     pictures, labels = [], []
@@ -522,12 +564,8 @@ def evaluate(
     # Every set has the held-out set's number of each class: the distance is about the pictures,
     # not about which digits happened to be drawn.
     generator = keyed_generator(seed)
-    floors = torch.tensor(
-        [
-            frechet_distance(f_train[_like(test.labels, train.labels, generator)], f_test)
-            for _ in range(200)
-        ]
-    )
+    reals = [f_train[_like(test.labels, train.labels, generator)] for _ in range(200)]
+    floors = torch.tensor([frechet_distance(real, f_test) for real in reals])
     resampled = []
     for _ in range(200):
         again = [_like(test.labels, drawn_labels, generator, repeat=True) for _ in range(draws)]
@@ -535,6 +573,17 @@ def evaluate(
     quantiles = torch.tensor(resampled).quantile(torch.tensor([0.025, 0.975]))
     share = accuracy(judge, everything, every_label)
     reference = train.floats()
+    # `_like` sorts by class; the labels of the floor's sets follow.
+    test_labels, by_class = test.labels, test.labels.sort().values
+
+    def kernel(features: Tensor, labels: Tensor) -> float:
+        classes = [(features[labels == c], f_test[test_labels == c]) for c in labels.unique()]
+        return sum(kernel_distance(a, b) for a, b in classes) / len(classes)
+
+    kernels = [kernel(part, test.labels) for part in drawn.split(n_test)]
+    kernel_floors = torch.tensor([kernel(real, by_class) for real in reals])
+    precision, recall = precision_recall(f_test, drawn[:n_test])
+    real_precision, real_recall = precision_recall(f_test, reals[0])
     return Report(
         n=n,
         accuracy=share,
@@ -544,6 +593,13 @@ def evaluate(
         frechet_interval=(float(quantiles[0]), float(quantiles[1])),
         floor=float(floors.mean()),
         floor_std=float(floors.std()),
+        kernel=sum(kernels) / draws,
+        kernel_floor=float(kernel_floors.mean()),
+        kernel_floor_std=float(kernel_floors.std()),
+        precision=precision,
+        recall=recall,
+        real_precision=real_precision,
+        real_recall=real_recall,
         nearest_ratio=float(
             nearest_distances(everything, reference).median()
             / nearest_distances(test.floats(), reference).median()

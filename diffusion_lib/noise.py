@@ -104,7 +104,9 @@ class Schedule(ABC):
 class DiscreteSchedule(Schedule):
     """T noise levels, given by their betas (DDPM, section 2).
 
-    Attributes (all float64, of length T + 1, indexed by t; index 0 is clean data):
+    All three tables are float64, of length T + 1 and indexed by t; index 0 is clean data.
+
+    Attributes:
         betas: beta_t, the variance added in step t; betas[0] = 0.
         alphas: alpha_t = 1 - beta_t.
         alpha_bars: alpha_bar_t = alpha_1 ... alpha_t, the signal's share of the variance.

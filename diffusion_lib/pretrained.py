@@ -27,8 +27,8 @@ def folder() -> Path:
 
 
 def available() -> list[str]:
-    """Names of the shipped models."""
-    return sorted(p.stem for p in folder().glob("*.safetensors") if not p.stem.startswith("judge_"))
+    """Names of the shipped models: those with a card, which is written when they are measured."""
+    return sorted(p.stem for p in folder().glob("*.safetensors") if p.with_suffix(".md").is_file())
 
 
 def card(name: str) -> str:

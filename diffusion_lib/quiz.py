@@ -151,15 +151,24 @@ def rich(text: str) -> str:
     """Text with `code`, *emphasis*, **strong** and $TeX$ as HTML with MathML."""
     from latex2mathml.converter import convert
 
-    parts = re.split(r"(\$[^$]+\$|`[^`]+`)", text.strip())
+    # A stop or comma after a formula is kept with it: it would fall alone onto the next line.
+    parts = re.split(r"(\$[^$]+\$[.,:;?!)]?|`[^`]+`)", text.strip())
     return "".join(
-        _SIGN.sub(r'\1<mo form="prefix">\2</mo>', convert(part[1:-1]))
+        _formula(convert(part[1 : part.rindex("$")]), part[part.rindex("$") + 1 :])
         if part.startswith("$")
         else f"<code>{html.escape(part[1:-1])}</code>"
         if part.startswith("`")
         else _emphasis(html.escape(part, quote=False))
         for part in parts
     )
+
+
+def _formula(mathml: str, after: str) -> str:
+    mathml = _SIGN.sub(r'\1<mo form="prefix">\2</mo>', mathml)
+    mathml = re.sub(
+        r"(<mi>(?:ln|exp|log)</mi>)(?=<mi|<msub)", r'\1<mspace width="0.17em"/>', mathml
+    )
+    return f'<span style="white-space:nowrap">{mathml}{after}</span>' if after else mathml
 
 
 def _emphasis(text: str) -> str:

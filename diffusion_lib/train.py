@@ -206,7 +206,7 @@ class Trainer:
 
     @property
     def average(self) -> Denoiser:
-        """The denoiser with the averaged weights: the one to sample from and to ship."""
+        """The denoiser with the averaged weights, the one to sample from and to ship."""
         return self.denoiser.with_net(self.ema.model).eval()
 
     def learning_rate(self, step: int) -> float:

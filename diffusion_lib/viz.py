@@ -251,7 +251,7 @@ _TITLE = '<b style="flex:1 1 0;min-width:0">{}</b>'
 
 _INPUT = (
     '<label style="display:flex;gap:.6em;align-items:center;margin:.3em 0">'
-    '<span style="min-width:5.5em">{name}</span>'
+    '<span style="min-width:6em">{name}</span>'
     '<input type="range" min="0" max="{last}" value="{start}" step="1" style="flex:1;min-width:0"'
     ' aria-label="{name}"><output style="min-width:5.5em">{text}</output></label>'
 )

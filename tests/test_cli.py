@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusion_lib import pretrained
+from diffusion_lib import metrics, pretrained
 from diffusion_lib.__main__ import main
 
 
@@ -29,7 +29,43 @@ def test_train_sample_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     assert main(["evaluate", "--model", str(run), "--steps", "1"]) == 0
     out = capsys.readouterr().out
-    assert "class accuracy" in out and "floor" in out and "95%" in out
+    for words in ("class accuracy", "floor", "95%", "kernel distance", "precision, recall"):
+        assert words in out
+
+
+def test_evaluate_by_inception(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an extractor that needs no download; data of any kind, also without a judge."""
+    from test_data import picture
+    from test_metrics import _Halves
+
+    inception = ["evaluate", "--features", "inception", "--steps", "1", "--model"]
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    assert main([*inception, "digits8"]) == 2
+    assert "pip install torch-fidelity" in capsys.readouterr().err
+    monkeypatch.setattr(metrics, "load_inception", lambda device: _Halves())
+    assert main([*inception, "digits8", "--n", "20"]) == 0
+    out = capsys.readouterr().out
+    samples, real = out.split("floor, other real pictures in place of samples:\n")
+    for part in (samples, real):
+        assert "20 samples against 20 of digits8, train, by _Halves" in part
+    fid = [float(line.split()[1]) for line in out.splitlines() if line.startswith("FID")]
+    assert len(fid) == 2 and fid[0] > fid[1] > 0
+
+    for k in range(12):
+        picture(tmp_path / "mine" / f"{k}.png", "RGB", (20, 30))
+    run = str(tmp_path / "run")
+    train = ["train", "--data", str(tmp_path / "mine"), "--steps", "1", "--batch-size", "2"]
+    assert main([*train, "--device", "cpu", "--out", run]) == 0
+    assert main([*inception, run]) == 2
+    assert "trained on 'mine', which is no named data set" in capsys.readouterr().err
+    assert main(["evaluate", "--model", run]) == 2
+    assert "no judge for 'mine'" in (error := capsys.readouterr().err)
+    assert "--features inception" in error
+    assert main([*inception, run, "--data", str(tmp_path / "mine")]) == 0
+    out = capsys.readouterr().out
+    assert "12 samples against 12 of mine, by _Halves" in out and "No floor" in out
 
 
 def test_data(

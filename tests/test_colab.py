@@ -13,11 +13,13 @@ import re
 import subprocess
 import sys
 import sysconfig
+import types
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from diffusion_lib import UserError, files
 from tools.notebooks import setup_source
 
 ROOT = Path(__file__).parents[1]
@@ -40,12 +42,21 @@ for wanted in sys.argv[1:]:
 """
 
 
+# Colab's own module for Google Drive: it asks for access, and the drive appears in a folder.
+DRIVE = """
+from pathlib import Path
+def mount(place):
+    Path(place, "MyDrive").mkdir(parents=True, exist_ok=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library as pip would install it. (Copied first: a build leaves files behind.)"""
     pytest.importorskip("setuptools", "77")
     folder = tmp_path_factory.mktemp("wheel")
-    copy = [ROOT / name for name in ("diffusion_lib", "README.md", "LICENSE", "requirements.txt")]
+    names = ("diffusion_lib", "benchmarks", "README.md", "LICENSE", "requirements.txt")
+    copy = [ROOT / name for name in names]
     subprocess.run(["cp", "-r", *map(str, copy), str(ROOT / "pyproject.toml"), "."],
                    cwd=folder, check=True)  # fmt: skip
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
@@ -65,6 +76,8 @@ class Colab:
             if not entry.name.startswith((*ABSENT, "pip")) and entry.suffix != ".pth":
                 (self.packages / entry.name).symlink_to(entry)
         (self.packages / "pip.py").write_text(PIP)
+        (self.packages / "google" / "colab").mkdir(parents=True)
+        (self.packages / "google" / "colab" / "drive.py").write_text(DRIVE)
         self.environment = {
             **{k: v for k, v in os.environ.items() if k != "DIFFUSION_PROFILE"},
             "PYTHONPATH": str(self.packages),
@@ -73,12 +86,12 @@ class Colab:
             "MPLBACKEND": "agg",
         }
 
-    def run(self, source: str) -> str:
+    def run(self, source: str, returncode: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, "-S", "-c", source],
             cwd=self.work, env=self.environment, capture_output=True, text=True,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == returncode, done.stderr
         return done.stdout
 
 
@@ -102,6 +115,13 @@ def notebook_imports() -> list[str]:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     statements.add(ast.unparse(node))
     return sorted(statements)
+
+
+def sources(notebook: str, *ids: str) -> list[str]:
+    """The code cells of a notebook in their order, all or those with these ids."""
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text("utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in code if not ids or cell["id"] in ids]
 
 
 def test_no_package_of_colabs_is_touched(colab: Colab) -> None:
@@ -153,3 +173,79 @@ denoiser = load_pretrained("digits16")
 print(sample(denoiser, (1, 1, 16, 16), denoiser.schedule.levels(2)).shape)
 """
     assert "[1, 1, 16, 16]" in colab.run(source)
+
+
+def test_setup_cell_tells_device_time_and_memory(colab: Colab) -> None:
+    device, cost = colab.run(setup_source("02_elbo_and_loss")).splitlines()
+    assert device == "device: cpu, profile: cpu"
+    assert re.fullmatch(r"All cells take about \d+ min and \d+ GB of memory: measured on .+", cost)
+    on_a_gpu = 'import diffusion_lib as d; print(d.results.cost("02_elbo_and_loss", "cuda"))'
+    assert re.search("was not measured|measured on NVIDIA", colab.run(on_a_gpu))
+
+
+def test_no_cell_but_the_setup_fetches_anything() -> None:
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for source in sources(path.stem)[1:]:
+            assert not re.search(r"https?://|urlopen|urlretrieve|REPOSITORY|[!%]pip", source), path
+
+
+def test_every_stored_measurement_is_there(colab: Colab) -> None:
+    named = {
+        name
+        for path in (ROOT / "notebooks").glob("*.ipynb")
+        for name in re.findall(r'results\.load\("(\w+)"\)', "\n".join(sources(path.stem)))
+    }
+    assert len(named) >= 6
+    read = f"from diffusion_lib import results\nprint([len(results.load(n)) for n in {named}])"
+    assert "0" not in re.findall(r"\d+", colab.run(read))
+
+
+@pytest.mark.parametrize("notebook", ["01_forward_process", "02_elbo_and_loss"])
+def test_run_all_works_there(colab: Colab, notebook: str) -> None:
+    """Every cell of a notebook, one after the other, by IPython and with no repository near."""
+    run = f"""
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+for source in {sources(notebook)!r}:
+    shell.run_cell(source, store_history=True).raise_error()
+"""
+    assert "device: cpu" in colab.run(run)
+
+
+def test_a_long_run_on_drive_survives_a_disconnect(colab: Colab) -> None:
+    """The cell of chapter 4, ended in its middle as Colab ends a session, and run again."""
+    setup, imports, cell = sources("04_training", "setup", "imports", "long-run")
+    on_drive = cell.replace("ON_DRIVE = False", "ON_DRIVE = True").replace("every=200", "every=2")
+    assert on_drive.count("ON_DRIVE = True") == 1 and "save_every=2)" in on_drive
+    place = "from diffusion_lib import files; files.DRIVE = Path('drive')"
+    ended = """
+save, saves = Trainer.save, []
+def save_and_end(self, path):
+    save(self, path)
+    saves.append(path)
+    if len(saves) == 2:
+        os._exit(3)
+Trainer.save = save_and_end
+"""
+    weights = "print(float(sum(p.double().abs().sum() for p in long_run.average.net.parameters())))"
+    begin = "\n".join([setup, imports, place])
+    colab.run("\n".join([begin, ended, on_drive]), returncode=3)
+    kept = colab.work / "drive" / "MyDrive" / "diffusion_book" / "digits16.pt"
+    assert kept.is_file()
+    resumed = colab.run("\n".join([begin, on_drive, weights])).splitlines()
+    assert resumed[-2] == "from step 4 to step 10, kept in digits16.pt"
+    whole = colab.run("\n".join([begin, cell, weights])).splitlines()
+    assert whole[-2].startswith("from step 0 to step 10")
+    assert resumed[-1] == whole[-1]
+
+
+def test_away_from_colab_drive_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.colab", None)
+    with pytest.raises(UserError, match=r"from Colab only\. Elsewhere save to a folder"):
+        files.drive_folder("x")
+    refuses = types.ModuleType("google.colab")
+    refuses.drive = types.SimpleNamespace(mount=lambda place: 1 / 0)
+    monkeypatch.setitem(sys.modules, "google", types.ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", refuses)
+    with pytest.raises(UserError, match=r"could not be mounted.*\. Run the cell again"):
+        files.drive_folder("x")

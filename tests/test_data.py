@@ -1,16 +1,26 @@
 """Pictures: ranges, the one split, batches keyed by step, and folders of every bad kind."""
 
+import gzip
 import hashlib
+import os
 import pickle
+import shutil
 import struct
+import sys
 import tarfile
 import warnings
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from diffusion_lib import UserError, data
 from diffusion_lib.data import (
@@ -132,6 +142,28 @@ def test_transparent_pictures_lie_on_white(tmp_path: Path) -> None:
     assert image_folder(tmp_path, 8).images.unique().tolist() == [255]
 
 
+def test_palette_pictures_have_their_colours(tmp_path: Path) -> None:
+    """Their pixels are numbers of colours, no shades; one of the colours may be transparent."""
+    red, green = (200, 10, 30), (20, 180, 90)
+    index = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2
+    paletted = Image.fromarray(index, "P")
+    paletted.putpalette([*red, *green])
+
+    def found(channels: int | None = None) -> np.ndarray:
+        (image,) = image_folder(tmp_path, 8, channels=channels).images  # type: ignore[arg-type, union-attr]
+        return image.permute(1, 2, 0).numpy()
+
+    paletted.save(tmp_path / "a.png")
+    colours = np.array([red, green], np.uint8)[index]
+    assert np.array_equal(found(), colours)
+    assert np.array_equal(found(1)[..., 0], np.asarray(Image.fromarray(colours).convert("L")))
+    paletted.save(tmp_path / "a.png", transparency=1)  # green, hidden
+    assert np.array_equal(found(), np.array([red, (255,) * 3], np.uint8)[index])
+    paletted.save(tmp_path / "a.png", transparency=bytes([255, 51]))  # green, a fifth of it
+    fifth = [round(0.2 * c + 0.8 * 255) for c in green]
+    assert np.array_equal(found(), np.array([red, fifth], np.uint8)[index])
+
+
 def test_rotated_photos_stand_upright(tmp_path: Path) -> None:
     array = np.zeros((16, 16, 3), np.uint8)
     array[:8] = 255  # bright top
@@ -224,8 +256,18 @@ def twelve_pictures(folder: Path) -> tuple[ImageSet, StreamedSet]:
     return whole, data.replace(streamed, workers=2)
 
 
-# Newer Pythons warn of the fork by which DataLoader starts its processes.
-@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def two_workers(test):
+    """Marks a test that starts two, whatever the machine: newer Pythons warn of the fork by which
+    DataLoader starts them, and DataLoader itself where only one core may be used."""
+    for message in (
+        ".*use of fork.*:DeprecationWarning",
+        "This DataLoader will create:UserWarning",
+    ):
+        test = pytest.mark.filterwarnings(f"ignore:{message}")(test)
+    return test
+
+
+@two_workers
 def test_a_streamed_set_gives_the_batches_of_one_in_memory(tmp_path: Path) -> None:
     whole, streamed = twelve_pictures(tmp_path)
     assert (len(streamed), streamed.shape, streamed.classes) == (12, whole.shape, 3)
@@ -244,7 +286,49 @@ def test_a_streamed_set_gives_the_batches_of_one_in_memory(tmp_path: Path) -> No
     assert torch.equal(x, expected[3][0]) and torch.equal(y, expected[3][1])
 
 
-@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+class WhoReads(data.ReadPicture):
+    """Instead of a picture, the number of the process that reads it: 0 is this one."""
+
+    def __call__(self, path: Path) -> torch.Tensor:
+        worker = get_worker_info()
+        number = 0 if worker is None else 1 + worker.id
+        return torch.full((self.channels, self.size, self.size), number, dtype=torch.uint8)
+
+
+@two_workers
+def test_as_many_processes_read_as_are_asked_for(tmp_path: Path) -> None:
+    _, streamed = twelve_pictures(tmp_path)
+    for workers, readers in ((0, {0}), (1, {1}), (2, {1, 2})):
+        spied = data.replace(streamed, workers=workers, read=WhoReads(8, 3))
+        batches = list(spied.batches(range(6), 4))
+        assert {int(n) for x, _ in batches for n in to_uint8(x).unique()} == readers
+
+
+def test_batches_for_a_gpu_are_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, streamed = twelve_pictures(tmp_path)
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(data, "DataLoader", lambda source, **options: asked.append(options) or [])
+    for device in ("cpu", "cuda"):  # no GPU is needed, since no batch is ever fetched
+        assert list(streamed.to(device).batches(range(3), 4)) == []
+    assert [options["pin_memory"] for options in asked] == [False, True]
+    assert [options["num_workers"] for options in asked] == [2, 2]
+
+
+@pytest.mark.parametrize("cores, workers", [(1, 1), (3, 3), (20, 8)])
+def test_as_many_workers_as_cores_that_may_be_used(
+    cores: int, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = partial(StreamedSet, "t", (tmp_path / "a.png",), data.ReadPicture(8, 3))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert make().workers == workers
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
+    assert make().workers == 8
+    monkeypatch.setattr(os, "cpu_count", lambda: None)  # not known
+    assert make().workers == 1
+
+
+@two_workers
 def test_a_picture_spoilt_during_training_is_named(tmp_path: Path) -> None:
     _, streamed = twelve_pictures(tmp_path)
     (tmp_path / "x" / "3.png").write_bytes(b"spoilt")
@@ -288,6 +372,86 @@ def test_idx_files(make, theirs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert border.max() == 0 and found.labels.tolist() == [0, 1, 2, 3, 4, 5]
     monkeypatch.setenv("DIFFUSION_DATA", str(tmp_path))
     assert torch.equal(data.load(found.name, "test").images, found.images)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[np.ndarray, list]]:
+    """A server on this machine, where MNIST is now looked for, with six pictures a split.
+
+    Gives the pictures, and the list of what has been asked for so far.
+    """
+    from torchvision.datasets import MNIST, FashionMNIST
+
+    images, asked = idx_files(tmp_path / "served"), []
+    sums = []
+    for file in sorted((tmp_path / "served").iterdir()):
+        packed = gzip.compress(file.read_bytes(), mtime=0)
+        file.with_name(f"{file.name}.gz").write_bytes(packed)
+        sums.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))
+        file.unlink()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_) -> None:
+            if self.command == "GET":
+                asked.append(self.path)
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "served"))
+    ) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for kind in (MNIST, FashionMNIST):
+            monkeypatch.setattr(kind, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+            monkeypatch.setattr(kind, "resources", sums)
+        yield images, asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("make", [mnist, fashion_mnist])
+def test_what_is_not_there_is_downloaded_once(make, served, tmp_path: Path) -> None:
+    images, asked = served
+    found = make("train", tmp_path / "new" / "place")
+    assert np.array_equal(found.images[:, 0, 2:-2, 2:-2].numpy(), images)
+    assert found.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    files = {path.rpartition("/")[2] for path in asked}
+    assert len(files) == 4 and "t10k-labels-idx1-ubyte.gz" in files
+    before = len(asked)
+    assert len(make("test", tmp_path / "new" / "place")) == 6
+    assert len(asked) == before
+
+
+def test_a_download_with_a_wrong_checksum(
+    served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[41] It is not used, and a second try gets the right file."""
+    from torchvision.datasets import MNIST
+
+    file = tmp_path / "served" / "train-labels-idx1-ubyte.gz"
+    right, wrong = file.read_bytes(), gzip.compress(bytes(14))
+    file.write_bytes(wrong)
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"MNIST is not whole in .*train-labels-idx1-ubyte.gz: .*corrupted"
+        ):
+            mnist("train", tmp_path)
+    file.write_bytes(right)
+    assert mnist("train", tmp_path).labels.tolist() == [0, 1, 2, 3, 4, 5]  # type: ignore[union-attr]
+    monkeypatch.setattr(MNIST, "mirrors", [])  # what is there is enough
+    assert len(mnist("train", tmp_path)) == 6
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte.gz"])
+def test_one_changed_byte_is_noticed(name: str, served, tmp_path: Path) -> None:
+    """[41] In a file that is there already, where what was downloaded has been kept."""
+    mnist("train", tmp_path)
+    path = tmp_path / "MNIST" / "raw" / name
+    contents = bytearray(path.read_bytes())
+    contents[-1] ^= 1
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=f"{name.removesuffix('.gz')} is damaged.*delete what is"):
+        mnist("train", tmp_path)
+    shutil.rmtree(tmp_path / "MNIST")  # what the message says
+    assert np.array_equal(mnist("train", tmp_path).images[:, 0, 2:-2, 2:-2].numpy(), served[0])
 
 
 def test_cifar_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,6 +515,36 @@ def test_celeba_is_cut_to_the_face(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert train.shape == (3, 64, 64) and train.labels is None
     x, labels = train.batch(0, 2)
     assert labels is None and to_uint8(x).unique().tolist() == [80]
+
+
+def test_celeba_without_gdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[41] torchvision's download needs a package that is in no list of this project."""
+    monkeypatch.setitem(sys.modules, "gdown", None)  # as if it were not installed
+    with pytest.raises(UserError, match="CelebA is not whole in .*needs the package gdown") as told:
+        data.celeba("train", tmp_path)
+    words = str(told.value)
+    for needed in ("`pip install gdown`", str(tmp_path / "celeba"), "img_align_celeba",
+                   "identity_CelebA.txt", "list_eval_partition.txt"):  # fmt: skip
+        assert needed in words
+    assert ".zip" not in words
+
+
+def test_celeba_that_is_not_handed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[41] The error that gdown raises when too many have asked is of no usual class."""
+
+    class FileURLRetrievalError(Exception):
+        pass
+
+    def download(**_):
+        raise FileURLRetrievalError(
+            "Failed to retrieve file url:\n\nToo many users have viewed it."
+        )
+
+    gdown = ModuleType("gdown")
+    gdown.download = download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gdown", gdown)
+    with pytest.raises(UserError, match=r"CelebA is not whole in .*file url: Too many users have"):
+        data.celeba("train", tmp_path)
 
 
 def test_no_connection_and_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

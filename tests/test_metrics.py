@@ -144,6 +144,24 @@ def test_data_without_a_judge() -> None:
         evaluate(_LearntByHeart(), data="cifar10")
 
 
+def test_evaluate_refuses_too_few_held_out_pictures() -> None:
+    with pytest.raises(UserError, match="at least two held-out pictures of each class"):
+        evaluate(_LearntByHeart(), data="digits8", steps=1, draws=1, extra=0, held_out=10)
+
+
+def test_evaluate_on_sets_that_are_handed_over() -> None:
+    """Held-out pictures in place of training pictures: the floor is then theirs with themselves."""
+    test = data.digits(8, "test")
+    report = evaluate(
+        _LearntByHeart(), data="mine", judge=load_judge(), sets=(test, test), steps=1, draws=1,
+        extra=0,
+    )  # fmt: skip
+    assert abs(report.floor) < 1e-4 and report.n == 450
+    assert (report.real_precision, report.real_recall) == (1, 1)
+    # Samples are training pictures, which here stand nowhere.
+    assert report.frechet > 1 and report.nearest_ratio == float("inf")
+
+
 def test_judges_features_see_what_is_wrong() -> None:
     """Distance grows from real to blurred to noisy pictures."""
     judge = load_judge()
@@ -175,7 +193,25 @@ def test_a_model_that_learnt_by_heart_is_found_out() -> None:
     report = evaluate(_LearntByHeart(), data="digits8", steps=1, draws=1, extra=0)
     assert report.accuracy > 0.99 and report.n == 450
     assert report.nearest_ratio < 0.05
-    assert "nearest training picture" in str(report)
+    # Its samples are real pictures: they lie as near to the held-out ones as others do. A kernel
+    # distance over all classes at once would have a floor of about -1500 here, not near 0.
+    assert abs(report.kernel_floor) < 2 * report.kernel_floor_std
+    assert abs(report.kernel - report.kernel_floor) < 5 * report.kernel_floor_std
+    assert abs(report.precision - report.real_precision) < 0.1
+    for words in ("nearest training picture", "kernel distance", "precision, recall"):
+        assert words in str(report)
+
+
+class _Noise(_LearntByHeart):
+    def __call__(self, x, level, cond=None):  # type: ignore[no-untyped-def]
+        return x
+
+
+def test_noise_is_far_by_every_measure() -> None:
+    report = evaluate(_Noise(), data="digits8", steps=1, draws=1, extra=0)
+    assert report.accuracy < 0.3 and report.frechet > 10 * report.floor
+    assert report.kernel > report.kernel_floor + 10 * report.kernel_floor_std
+    assert report.precision < 0.3 < report.real_precision
 
 
 def test_bad_requests() -> None:
@@ -321,6 +357,20 @@ def test_inception_report_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with pytest.raises(UserError, match="could not be fetched .*no route to host"):
         inception_report(images, images, reference="zeros")
+
+    class Network(nn.Module):
+        """Stands for Inception, found and loaded."""
+
+        def __init__(self, name: str, features: list[str]) -> None:
+            super().__init__()
+            assert (name, features) == ("inception-v3-compat", ["2048", "logits_unbiased"])
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return _Halves()(images)
+
+    module.FeatureExtractorInceptionV3 = Network  # type: ignore[attr-defined]
+    said = inception_report(images, images, reference="zeros").extractor
+    assert said == "Inception v3 of torch-fidelity"
     monkeypatch.setitem(sys.modules, "torchmetrics.image.fid", None)
     with pytest.raises(UserError, match="pip install torchmetrics"):
         inception_report(images, images, reference="zeros")

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from diffusion_lib import results
 from tools import notebooks
 
 COMMITTED = sorted((notebooks.ROOT / "notebooks").glob("*.ipynb"))
@@ -22,6 +25,17 @@ PIXEL = "R0lGODlhAQABAAAAACwAAAAAAQABAAAC"  # nothing here decodes it
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_committed_notebook(path: Path):
     assert notebooks.problems(path) == []
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_setup_cell_tells_what_running_it_took(path: Path):
+    recorded = results.load("notebooks")[path.stem]["cpu"]
+    sentence = results.cost(path.stem, "cpu")
+    assert re.search(r"about \d+ min and \d+ GB of memory: measured on \d CPU cores?\.", sentence)
+    assert 0 <= float(re.search(r"(\d+) min", sentence)[1]) - recorded["seconds"] / 60 < 1
+    assert 0 <= float(re.search(r"(\d+) GB", sentence)[1]) - recorded["gigabytes"] < 1
+    assert sentence in notebooks.told(path), "run: tools/notebooks.py run"
+    assert "was not measured" in results.cost(path.stem, "xpu")
 
 
 def picture(**data: str) -> NotebookNode:
@@ -38,7 +52,7 @@ def good_notebook() -> NotebookNode:
     nb = new_notebook(
         cells=[
             new_markdown_cell("# A chapter"),
-            new_code_cell(notebooks.setup_source(), metadata={"tags": ["setup"]}),
+            new_code_cell(notebooks.setup_source("chapter"), metadata={"tags": ["setup"]}),
             new_code_cell(
                 "print(1 + 1)",
                 metadata={"tags": ["nbval-check-output"]},
@@ -227,12 +241,14 @@ def test_setup_cell_is_written_once(tagged: bool):
     metadata = {"tags": ["setup"]} if tagged else {}
     nb = new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("old = 1", metadata=metadata)])
     for _ in range(2):
-        notebooks.insert_setup(nb)
+        notebooks.insert_setup(nb, "chapter")
     sources = [cell.source for cell in nb.cells]
-    assert sources == ["# T", notebooks.setup_source()] + ([] if tagged else ["old = 1"])
+    assert sources == ["# T", notebooks.setup_source("chapter")] + ([] if tagged else ["old = 1"])
 
 
-def test_run_stamps_and_tidies(tmp_path: Path):
+def test_run_stamps_and_tidies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(notebooks, "COSTS", tmp_path / "costs.json")
+    notebooks.COSTS.write_text('{"another": {"cpu": {"seconds": 1}}}')
     nb, path = new_notebook(), tmp_path / "chapter.ipynb"
     shown = ["sys.executable", "os.getcwd()", "os.environ['TQDM_DISABLE']"]
     nb.cells = [new_code_cell(f"import os, sys\nprint({value})") for value in shown]
@@ -245,6 +261,11 @@ def test_run_stamps_and_tidies(tmp_path: Path):
     assert printed == [sys.executable, str(tmp_path), "1"]
     assert [dict(cell.metadata) for cell in done.cells] == [{}, {}, {}]
     assert set(done.metadata) == {"kernelspec", "language_info", notebooks.STAMP}
+    costs = json.loads(notebooks.COSTS.read_text())
+    assert list(costs) == ["another", "chapter"]
+    (cost,) = costs["chapter"].values()
+    assert cost["seconds"] == done.metadata[notebooks.STAMP]["seconds"]
+    assert cost["gigabytes"] > 0.02 or cost["device"].startswith("NVIDIA")  # Python itself
     stamp = done.metadata[notebooks.STAMP]
     assert stamp["code"] == notebooks.code_hash(done)
     assert set(stamp) == {"code", "library", "torch", "python", "device", "seconds", "date"}

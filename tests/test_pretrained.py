@@ -2,13 +2,24 @@
 
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 
-from diffusion_lib import UserError, load_denoiser, load_pretrained, pretrained, save_denoiser
+from diffusion_lib import (
+    UserError,
+    load_denoiser,
+    load_pretrained,
+    metrics,
+    pretrained,
+    save_denoiser,
+)
 from diffusion_lib.data import digits
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.metrics import JUDGES, accuracy, load_judge
@@ -74,11 +85,146 @@ def test_the_measured_figures_meet_the_bars(name: str) -> None:
     assert report["n"] >= bar.n and report["accuracy"] >= bar.accuracy
     assert report["frechet"] <= bar.ratio * report["floor"]
     assert 0.9 <= report["nearest_ratio"] <= bar.nearest
-    card = pretrained.card(name)
-    for figure in (f"{report['accuracy']:.4f}", f"{report['frechet']:.2f}"):
-        assert figure in card, f"the card of {name} does not state {figure}"
     for section in ("Data", "Licence", "Recipe", "Figures"):
-        assert re.search(rf"^## {section}", card, re.M)
+        assert re.search(rf"^## {section}", pretrained.card(name), re.M)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """benchmarks/checkpoints.py"""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import checkpoints
+
+    return checkpoints
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_is_made_from_the_stored_figures(name: str, script: ModuleType) -> None:
+    """Every word and number, as `python benchmarks/checkpoints.py NAME --card` would write them."""
+    assert pretrained.card(name) == script.card(name, pretrained.folder(), script.RESULTS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_numbers_of_a_card(name: str, script: ModuleType) -> None:
+    """Read from the card, without the template that made it."""
+    text = " ".join(pretrained.card(name).split())
+    result = json.loads((script.RESULTS / f"{name}.json").read_text())
+    one, two, training = result["report"], result["guided_2"], result["training"]
+    compare = result.get("compare", script.COMPARE[name])
+    assert one["n"] == compare["draws"] * compare["held_out"] + compare["extra"]
+
+    def said(pattern: str) -> tuple[str, ...]:
+        found = re.findall(pattern, text)
+        assert len(found) == 1, pattern
+        return found[0] if isinstance(found[0], tuple) else (found[0],)
+
+    number = r"(-?[\d.,]*\d)"
+    recipe = RECIPES[name].train
+    steps, batch, rate = said(rf"`: {number} steps of {number} pictures, AdamW at {number} with")
+    assert (steps, int(batch), float(rate)) == (
+        f"{recipe.steps:,}", recipe.batch_size, recipe.learning_rate
+    )  # fmt: skip
+    fast = " --fast" if training.get("precision") == "bf16" else ""
+    assert said(r"`(python [^`]+)`") == (f"python benchmarks/checkpoints.py {name}{fast}",)
+    assert said(rf"Took {number} minutes") == (f"{training['seconds'] / 60:.0f}",)
+    model = load_pretrained(name)
+    size = sum(p.numel() for p in model.net.parameters())
+    assert said(rf"{number} parameters") == (f"{size:,}",)
+    assert said(r"Measured on ([\d-]+) with") == (result["machine"]["date"],)
+    assert said(rf"with {number} DDIM steps") == (str(compare["steps"]),)
+    assert said(rf"with accuracy {number}\.") == (f"{one['judge_accuracy']:.4f}",)
+    low, high = one["accuracy_interval"]
+    assert said(
+        rf"class accuracy \({number} samples\) \| {number} \({number} to {number}\) \| {number} \|"
+    ) == (str(one["n"]), *(f"{x:.4f}" for x in (one["accuracy"], low, high, two["accuracy"])))
+    low, high = one["frechet_interval"]
+    assert said(
+        rf"distance, {number} to \d+, [^|]*\| {number} \({number} to {number}\) \| {number} \|"
+    ) == (
+        str(compare["held_out"]),
+        *(f"{x:.2f}" for x in (one["frechet"], low, high, two["frechet"])),
+    )
+    assert said(rf"floor, real against real \| {number} ± {number} \| the same \| \| dis") == (
+        f"{one['floor']:.2f}",
+        f"{one['floor_std']:.2f}",
+    )
+    assert said(rf"samples / held-out \| {number} \| {number} \|") == (
+        f"{one['nearest_ratio']:.3f}",
+        f"{two['nearest_ratio']:.3f}",
+    )
+
+
+def test_weights_without_a_card_are_not_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card is written when a model was measured."""
+    shutil.copy(pretrained.folder() / "digits8.safetensors", tmp_path / "new.safetensors")
+    monkeypatch.setattr(pretrained, "folder", lambda: tmp_path)
+    assert pretrained.available() == []
+    with pytest.raises(UserError, match="There is no model 'new'"):
+        load_pretrained("new")
+    (tmp_path / "new.md").write_text("# new")
+    assert pretrained.available() == ["new"]
+
+
+def test_every_judge_named_is_shipped() -> None:
+    """And no other: what has no judge says so, see test_metrics.test_data_without_a_judge."""
+    there = {p.stem.removeprefix("judge_") for p in pretrained.folder().glob("judge_*.safetensors")}
+    assert there == set(JUDGES.values())
+
+
+def test_cifar10_in_small(
+    tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole path of benchmarks/checkpoints.py on a JPEG copy, with nothing shipped."""
+    for split, n in (("train", 7), ("test", 2)):
+        for k, pixels in enumerate(torch.randint(0, 256, (10 * n, 32, 32, 3), dtype=torch.uint8)):
+            file = tmp_path / split / f"kind{k % 10}" / f"{k}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.numpy()).save(file)
+    shipped = sorted(p.name for p in pretrained.folder().iterdir())
+    monkeypatch.chdir(tmp_path)
+    for name in ("judge_cifar10", "cifar10"):
+        line = [name, "--try", "--device", "cpu", "--folder", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["checkpoints.py", *line])
+        script.main()
+    assert sorted(p.name for p in pretrained.folder().iterdir()) == shipped
+    result = json.loads((tmp_path / "runs/try/cifar10.json").read_text())
+    assert result["training"]["copy"] == "jpeg" and result["training"]["steps"] == 3
+    text = (tmp_path / "runs/try/cifar10.md").read_text()
+    words = " ".join(text.split())
+    assert "32 x 32 colour pixels" in words and "read from a JPEG copy" in words
+    assert "checkpoints.py cifar10 --try --folder FOLDER`: 3 steps of 8 pictures" in words
+    assert "precision, recall" in words and "digits" not in words
+    file = tmp_path / "runs/try/cifar10.safetensors"
+    # Not "cifar10": no figure compares it with the original unasked.
+    assert load_denoiser(file).data == "cifar10_jpeg" and file.stat().st_size <= 16_000_000
+
+    monkeypatch.setattr(sys, "argv", ["checkpoints.py", "cifar10", "--try", "--card"])
+    (tmp_path / "runs/try/cifar10.md").unlink()
+    script.main()
+    assert (tmp_path / "runs/try/cifar10.md").read_text() == text
+
+    # On a GPU the card names it.
+    result["training"] |= {"device": "GPU X", "precision": "bf16", "copy": None}
+    (tmp_path / "runs/try/cifar10.json").write_text(json.dumps(result))
+    words = " ".join(script.card("cifar10", file.parent, file.parent).split())
+    assert "in bfloat16. Took 0 minutes on one GPU X." in words and "JPEG" not in words
+
+
+def test_bad_requests_of_the_script(
+    tmp_path: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["checkpoints.py", "cifar10"])
+    with pytest.raises(UserError, match="needs a GPU, and there is none here"):
+        script.main()
+    monkeypatch.setattr(sys, "argv", ["checkpoints.py", "cifar10", "--card"])
+    with pytest.raises(UserError, match="was not measured yet"):
+        script.main()
+    with pytest.raises(UserError, match="no judge 'cifar10'. There are: digits, mnist"):
+        metrics.load_judge("cifar10")
 
 
 def test_a_round_trip_through_a_file(tmp_path: Path) -> None:

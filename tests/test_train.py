@@ -8,15 +8,17 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from diffusion_lib import TrainConfig, Trainer, UserError, files
+from diffusion_lib import TrainConfig, Trainer, UserError, files, train
 from diffusion_lib.data import ImageSet
 from diffusion_lib.denoiser import Denoiser
 from diffusion_lib.noise import cosine, linear
+from diffusion_lib.train import Speed
 from diffusion_lib.unet import UNet, UNetConfig
 
 NET = UNetConfig(channels=(8, 8), time_channels=16, classes=3, dropout=0.1)
@@ -204,6 +206,52 @@ def test_speed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert t.speed.flops_per_second == pytest.approx(3 * 288 * t.speed.images_per_second)  # type: ignore[union-attr]
 
 
+def test_speed_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 steps of 6 pictures took 10 s, 2 MFLOP forward each, on a GPU that can do 1 GFLOP/s."""
+    t = trainer(replace(CONFIG, steps=100, precision="bf16"))
+    t.step, t._looks, t._flops = 60, [(10, 3.0), (60, 13.0)], 2_000_000
+    monkeypatch.setattr(train, "_peak_flops", lambda device: 1e9)
+    monkeypatch.setattr(train, "_memory_used", lambda device: 5 * 2**30)
+    speed = Speed(
+        images_per_second=30.0,  # 5 steps a second
+        flops_per_second=180e6,  # forward once, backward twice
+        utilisation=0.18,
+        memory=5 * 2**30,
+        seconds_left=8.0,  # 40 steps to go
+    )
+    assert t.speed == pytest.approx(speed)
+    t.processes = 2  # the pictures are those of all, and so is the peak
+    assert t.speed == pytest.approx(speed._replace(utilisation=0.09))
+    t.precision = "fp32"  # the peaks known are those of half precision
+    assert t.speed == speed._replace(utilisation=None)
+
+
+@pytest.mark.parametrize(
+    "speed, words",
+    [
+        (Speed(30.4, 180e6, None, None, 8.4), "30 pictures/s, 0.18 GFLOP/s, about 8 s left"),
+        (Speed(1234.0, 999e9, None, 3 * 2**29, 119.0),
+         "1,234 pictures/s, 999 GFLOP/s, 1.5 GiB, about 119 s left"),
+        (Speed(5000.0, 247e12, 0.25, 40 * 2**30, 7100.0),
+         "5,000 pictures/s, 247 TFLOP/s (25% of the GPU's peak), 40.0 GiB, about 118 min left"),
+        (Speed(1.0, 1e9, None, 0, 9000.0),
+         "1 pictures/s, 1 GFLOP/s, 0.0 GiB, about 2.5 h left"),
+    ],
+)  # fmt: skip
+def test_speed_in_words(speed: Speed, words: str) -> None:
+    assert str(speed) == words
+
+
+def test_memory_used_is_counted_in_bytes() -> None:
+    """This process holds PyTorch: more than 50 MiB, and less than the machine has."""
+    used = train._memory_used(torch.device("cpu"))
+    if not hasattr(os, "sysconf"):  # Windows
+        assert used is None
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        assert used is not None and 50 * 2**20 < used < there
+
+
 @pytest.mark.parametrize(
     "name, tera",
     [("NVIDIA H200", 989), ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA A100-SXM4-40GB", 312),
@@ -232,6 +280,62 @@ def test_a_step_never_waits_for_the_gpu(precision: str) -> None:
             next(steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision, inside", [
+    ("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16),
+    ("fp16", torch.float16),
+])  # fmt: skip
+def test_the_net_works_at_the_precision_asked_for(precision: str, inside: torch.dtype) -> None:
+    """On a CPU, where "auto" is fp32. The weights and their gradients stay fp32."""
+    t = trainer(replace(CONFIG, steps=2, precision=precision))  # type: ignore[arg-type]
+    seen: list[torch.dtype] = []
+    t.denoiser.net.first.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    losses = [now.loss for now in t.steps()]
+    assert seen == [inside, inside]
+    assert {loss.dtype for loss in losses} == {torch.float32}
+    for p in t.denoiser.net.parameters():
+        assert p.dtype == torch.float32 and p.grad is not None and p.grad.dtype == torch.float32
+    assert t.scaler.is_enabled() == (precision == "fp16")
+
+
+def test_the_optimiser_is_fused() -> None:
+    optimizer = trainer().optimizer
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [group["fused"] for group in optimizer.param_groups] == [True]
+
+
+def test_compiling_changes_neither_weights_nor_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The "eager" backend traces the net as any other does, and needs no compiler of C++."""
+    traced: list[int] = []
+
+    def backend(graph, inputs):  # type: ignore[no-untyped-def]
+        traced.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    plain, compiled = trainer(), trainer(replace(CONFIG, compile=True))
+    plain.save(tmp_path / "plain.pt")
+    assert not traced
+    for now in compiled.steps():
+        if now.step == 4:
+            break
+    assert traced
+    compiled.save(tmp_path / "compiled.pt")
+    a, b = (files.read_checkpoint(tmp_path / f"{n}.pt", "cpu") for n in ("plain", "compiled"))
+    for part in ("net", "ema"):
+        assert a[part].keys() == b[part].keys()
+    assert a["net"].keys() == UNet(NET).state_dict().keys()
+    plain.load(tmp_path / "compiled.pt")  # either goes on from the other's checkpoint
+    plain.fit()
+    compiled.fit()
+    assert same(plain, compiled)
+    whole = trainer()
+    whole.fit()
+    assert same(whole, compiled)
 
 
 def test_loss_falls_and_the_average_follows() -> None:

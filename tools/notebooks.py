@@ -27,6 +27,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = ROOT / "tools" / "setup_cell.py"
+COSTS = ROOT / "benchmarks" / "results" / "notebooks.json"
 MAX_BYTES = 1_500_000
 STAMP = "diffusion_book"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -64,18 +65,22 @@ def library_hash(root: Path = ROOT) -> str:
     return digest([path.read_text(encoding="utf-8") for path in modules])
 
 
-def setup_source() -> str:
-    return SETUP.read_text(encoding="utf-8").strip()
+def setup_source(notebook: str | None = None) -> str:
+    """The common setup cell; a notebook's own says at its end what running it took."""
+    common = SETUP.read_text(encoding="utf-8").strip()
+    if notebook is None:
+        return common
+    return f'{common}\nprint(diffusion_lib.results.cost("{notebook}", device.type))'
 
 
-def insert_setup(nb: NotebookNode) -> None:
-    """Make the first code cell the common setup cell."""
+def insert_setup(nb: NotebookNode, notebook: str) -> None:
+    """Make the first code cell the setup cell."""
     first = next((cell for cell in nb.cells if cell.cell_type == "code"), None)
     if first is None or "setup" not in tags(first):
         cell = nbformat.v4.new_code_cell(metadata={"tags": ["setup", "hide-input"]})
         nb.cells.insert(len(nb.cells) if first is None else nb.cells.index(first), cell)
         first = cell
-    first.source = setup_source()
+    first.source = setup_source(notebook)
 
 
 def smaller(png: str) -> str:
@@ -137,14 +142,44 @@ def execute(nb: NotebookNode, folder: Path) -> None:
     client.execute(cleanup_kc=True, env=environment)
 
 
+# Run after a notebook's own cells: the most memory that they held at once, in bytes.
+PEAK = """
+import resource, sys, torch
+unit = 1 if sys.platform == "darwin" else 1024
+print(torch.cuda.max_memory_allocated() if torch.cuda.is_available()
+      else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+"""
+
+
+def record(notebook: str, seconds: int, peak: int) -> None:
+    """Keep what a run took in results/notebooks.json, beside those on other kinds of device."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    device = torch.cuda.get_device_name() if cuda else f"{cores} CPU core{'s' * (cores != 1)}"
+    recorded = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
+    recorded.setdefault(notebook, {})["cuda" if cuda else "cpu"] = {
+        "seconds": seconds,
+        "gigabytes": round(peak / 1e9, 2),
+        "device": device,
+        "profile": os.environ.get("DIFFUSION_PROFILE", "gpu" if cuda else "cpu"),
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    COSTS.write_text(json.dumps(dict(sorted(recorded.items())), indent=1) + "\n", encoding="utf-8")
+
+
 def run(path: Path) -> None:
     """Execute, tidy and stamp one notebook; on an error the file stays as it was."""
     import torch
 
     nb = read(path)
+    nb.cells.append(nbformat.v4.new_code_cell(PEAK))
     start = time.monotonic()
     execute(nb, path.resolve().parent)
     seconds = round(time.monotonic() - start)
+    record(path.stem, seconds, int(nb.cells.pop().outputs[0].text))
     tidy(nb)
     nb.metadata[STAMP] = {
         "code": code_hash(nb),
@@ -204,7 +239,8 @@ def problems(path: Path) -> list[str]:
     """Everything that keeps a notebook from being committed as it is."""
     nb = read(path)
     cells, found = code_cells(nb), []
-    if not cells or "setup" not in tags(cells[0]) or cells[0].source.strip() != setup_source():
+    wanted = setup_source(path.stem)
+    if not cells or "setup" not in tags(cells[0]) or cells[0].source.strip() != wanted:
         found.append("its first code cell is not the setup cell (run: tools/notebooks.py setup)")
     if nb.metadata.get(STAMP, {}).get("code") != code_hash(nb):
         found.append("its code changed since it was run (run: tools/notebooks.py run)")
@@ -217,6 +253,11 @@ def problems(path: Path) -> list[str]:
     if size > MAX_BYTES:
         found.append(f"it has {size:,} bytes, over {MAX_BYTES:,}: show smaller or fewer pictures")
     return found
+
+
+def told(path: Path) -> str:
+    """What the setup cell says in the stored outputs."""
+    return "".join(output.get("text", "") for output in code_cells(read(path))[0].outputs)
 
 
 def has_drifted(path: Path) -> bool:
@@ -255,7 +296,7 @@ def main(arguments: list[str] | None = None) -> int:
     for path in paths:
         if options.command == "setup":
             nb = read(path)
-            insert_setup(nb)
+            insert_setup(nb, path.stem)
             nbformat.write(nb, path)
             continue
         if options.command == "run":

@@ -58,6 +58,8 @@
   const OPERATORS = /mjx-c(3D|2B|2212|2248|2264|2265|221D|223C|2192|2261)\b/;
   function breakUp(formula) {
     const drawn = formula.querySelector("mjx-math");
+    for (const old of formula.querySelectorAll("wbr")) old.remove(); // the page was narrower
+    formula.classList.remove("dl-breaks");
     if (!drawn || drawn.getBoundingClientRect().width <= formula.clientWidth + 1) return;
     const signs = formula.querySelectorAll("mjx-math > mjx-mo");
     for (const sign of signs)
@@ -71,7 +73,7 @@
     e.classList.toggle("dl-more", hidden > parseFloat(getComputedStyle(e).paddingRight) + 1);
   };
   function reachable() {
-    for (const e of document.querySelectorAll("article span.math:not(.dl-breaks)")) breakUp(e);
+    for (const e of document.querySelectorAll("article span.math")) breakUp(e);
     for (const e of document.querySelectorAll(
       "article :is(.math, mjx-container[display], pre, .cell_output, .pst-scrollable-table-container, .dl-diagram, td)",
     )) {

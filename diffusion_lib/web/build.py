@@ -1,9 +1,12 @@
 """Build what runs in the page: the kernel, from C to WebAssembly, and each app's one script.
 
-    python diffusion_lib/web/build.py       compiles kernel.c to kernel.wasm
+    python diffusion_lib/web/build.py             compiles kernel.c to kernel.wasm
+    python diffusion_lib/web/build.py --missing   Debian's names of what a rebuild to the byte needs
+                                                  and this machine lacks; nothing where all is there
 
 Needs clang and lld (Debian: apt-get install clang lld). Only after an edit of kernel.c: the built
-kernel is committed, and carries the hash of what it was made from. Nothing here imports the rest
+kernel is committed, and carries the hash of what it was made from and the version of its compiler.
+tests/site builds it again with that version and compares every byte. Nothing here imports the rest
 of the library.
 """
 
@@ -59,13 +62,27 @@ def source_hash() -> str:
 
 
 def clang() -> tuple[str, str] | None:
-    """The compiler's path and version ("14.0.6"); None where there is none."""
-    path = shutil.which("clang")
+    """The compiler's path and version ("14.0.6"); None where it or its linker is not there.
+
+    Of several, the one of the version that built the committed kernel.
+    """
+    path = shutil.which(f"clang-{_major()}") or shutil.which("clang")
     if path is None:
+        return None
+    linker = subprocess.run([path, "-print-prog-name=wasm-ld"], capture_output=True, text=True)
+    if shutil.which(linker.stdout.strip()) is None:
         return None
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
     found = re.search(r"version (\d+\.\d+\.\d+)", version.stdout)
     return (path, found[1]) if found else None
+
+
+def missing() -> list[str]:
+    """Debian's packages of the compiler that built the committed kernel, unless it is there."""
+    compiler = clang()
+    if compiler is not None and compiler[1].split(".")[0] == _major():
+        return []
+    return [f"clang-{_major()}", f"lld-{_major()}"]
 
 
 def compile_kernel() -> bytes:
@@ -76,7 +93,7 @@ def compile_kernel() -> bytes:
     """
     compiler = clang()
     if compiler is None:
-        raise SystemExit("No clang found. On Debian: apt-get install clang lld")
+        raise SystemExit("No clang with wasm-ld found. On Debian: apt-get install clang lld")
     path, version = compiler
     out = WEB / ".kernel.wasm.tmp"
     try:
@@ -101,7 +118,15 @@ def made_from(kernel: bytes) -> tuple[str, str]:
     return version, source
 
 
+def _major() -> str:
+    """Of the version of clang that built the committed kernel: "14"."""
+    return made_from(KERNEL.read_bytes())[0].split(".")[0]
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--missing"]:
+        print(*missing())
+        sys.exit(0)
     KERNEL.write_bytes(compile_kernel())
     print(f"{KERNEL.name}: {KERNEL.stat().st_size:,} bytes from {SOURCE.name}")
     sys.exit(0)

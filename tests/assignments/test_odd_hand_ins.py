@@ -1,4 +1,4 @@
-"""Twelve odd hand-ins: each is reported by name, none is silently 0, none stops the rest."""
+"""Thirteen odd hand-ins: each is reported by name, none is silently 0, none stops the rest."""
 
 import csv
 import json
@@ -33,8 +33,12 @@ def hand_ins(course, solution, stub, tmp_path_factory):
 
     nb = stub(NAME, "tampered")
     cell(nb, "alpha_bars-shown").source = "pass"
-    cell(nb, "half_time").metadata["nbgrader"]["points"] = 1000
     _write(folder, "tampered", nb)
+
+    nb = stub(NAME, "generous")  # to himself: only the cells' settings are others
+    cell(nb, "half_time").metadata["nbgrader"]["points"] = 1000
+    cell(nb, "alpha_bars-hidden").metadata["nbgrader"]["grade"] = False
+    _write(folder, "generous", nb)
 
     nb = solution(NAME, "missing")
     nb.cells.remove(cell(nb, "forward_sample"))
@@ -76,10 +80,10 @@ def _points(hand_in):
     return sum(mark or 0 for mark in hand_in.marks.values())
 
 
-def test_all_twelve_are_reported(hand_ins, course):
+def test_all_thirteen_are_reported(hand_ins, course):
     with (course.root / "marks.csv").open(newline="") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
-    assert len(rows) == len(hand_ins) == 12
+    assert len(rows) == len(hand_ins) == 13
     for who, h in hand_ins.items():
         assert rows[who]["status"] == h.status
         if not h.graded:
@@ -92,6 +96,7 @@ def test_all_twelve_are_reported(hand_ins, course):
         ("good", FULL, ""),
         ("empty", 0, ""),
         ("tampered", 0, "may not be changed were: alpha_bars-shown"),
+        ("generous", 0, "(points, locks) were changed: alpha_bars-hidden, half_time. Restored"),
         ("missing", FULL - 4, "missing: forward_sample, terminal_signal"),
         ("endless", FULL - 3, "did not end in time: alpha_bars-shown, alpha_bars-hidden"),
         ("chatty", FULL, ""),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socketserver
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,9 @@ def watched(
 def site() -> Iterator[Site]:
     if not (FOLDER / "book" / "index.html").is_file():
         pytest.fail(f"There is no built book in {FOLDER}: run `make book` first.", pytrace=False)
-    with screenshots.served(FOLDER) as address:
+    with pytest.MonkeyPatch.context() as patch, screenshots.served(FOLDER) as address:
+        # A browser that leaves a page hangs up on the server: no error, and nothing to print.
+        patch.setattr(socketserver.BaseServer, "handle_error", lambda *_: None)
         yield Site(FOLDER, address)
 
 
@@ -161,10 +164,16 @@ def page(new_page: Callable[..., Page]) -> Page:
 def opened(request: pytest.FixtureRequest, browser: Browser, site: Site) -> Iterator[Page]:
     """Each built page in turn, drawn once for all tests; leave it light and 1280 wide.
 
-    `opened.first_load` lists what was asked for before anybody scrolled.
+    `opened.first_load` lists what was asked for before anybody scrolled. `opened.from_folder` is
+    the same page from file:// and 360 wide, perhaps not all drawn yet: both load at the same time.
     """
     with watched(browser, site) as open_one:
-        page = site.open(open_one(color_scheme="light"), request.param)
+        page = open_one(color_scheme="light")
+        page.from_folder = open_one(viewport={"width": 360, "height": 740})
+        page.goto(site.url(request.param), wait_until="commit")
+        page.from_folder.goto(site.url(request.param, file=True), wait_until="commit")
+        page.wait_for_load_state("load")
+        page.evaluate(screenshots.READY)
         page.evaluate("() => new Promise((idle) => requestIdleCallback(idle))")
         page.first_load = list(page.watch.requests)
         yield page

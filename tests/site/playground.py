@@ -15,6 +15,11 @@ def wait_for(name, app, key, value):
     )
 
 
+def painted(page):
+    """Until what was asked for is drawn: apps draw in the next frame."""
+    page.evaluate("() => new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
+
+
 def opened(name, site, page):
     """The app on its page, started."""
     site.open(page, PAGE)

@@ -175,7 +175,7 @@ def test_same_noise_while_time_moves_and_new_noise_on_demand(explorer):
 def test_draw_by_mouse(explorer):
     explorer.get_by_role("button", name="Clear, and draw").click()
     wait_for(explorer, "picture", "own")
-    explorer.page.wait_for_timeout(100)
+    playground.painted(explorer.page)
     assert pixels(explorer, 0)[..., 0].min() == 0xFB  # bare paper
     pad = explorer.locator(".dl-pad")
     pad.scroll_into_view_if_needed()
@@ -185,7 +185,7 @@ def test_draw_by_mouse(explorer):
     mouse.down()
     mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.5 * box["height"])
     mouse.up()
-    explorer.page.wait_for_timeout(100)
+    playground.painted(explorer.page)
     dark = pixels(explorer, 0)[..., 0] < 0x60
     assert dark[7:9, 4:12].any(0).all()  # a stroke without gaps from left to right
     assert not dark[:5].any() and not dark[11:].any()
@@ -197,14 +197,14 @@ def test_draw_by_keyboard(explorer):
     for key in ("ArrowRight", "Space", "ArrowRight", "ArrowRight", "Space", "ArrowDown"):
         explorer.page.keyboard.press(key)
     explorer.get_by_role("slider", name="time t").focus()  # the cursor goes with the focus
-    explorer.page.wait_for_timeout(100)
+    playground.painted(explorer.page)
     shown = pixels(explorer, 0)[..., 0]
     assert shown[8, 8] == shown[8, 10] == 0x22 and shown[2, 2] == 0xFB
     explorer.locator(".dl-pad").focus()
     for key in ("ArrowLeft", "Delete"):
         explorer.page.keyboard.press(key)
     explorer.get_by_role("slider", name="time t").focus()
-    explorer.page.wait_for_timeout(100)
+    playground.painted(explorer.page)
     assert pixels(explorer, 0)[8, 8, 0] == 0xFB
 
 
@@ -223,7 +223,7 @@ def test_controls_have_names_and_pictures_have_words(explorer):
 def test_follows_the_theme(explorer, theme):
     script = "theme => document.documentElement.dataset.theme = theme"
     explorer.page.evaluate(script, theme)
-    explorer.page.wait_for_timeout(150)
+    playground.painted(explorer.page)
     # The chosen curve is drawn in the theme's colour.
     drawn = explorer.evaluate(
         """e => {
@@ -240,29 +240,20 @@ def test_follows_the_theme(explorer, theme):
     assert drawn > 50
 
 
-def test_canvases_are_sharp(site, new_page):
-    explorer = opened(site, new_page(device_scale_factor=2))
+def test_fits_a_phone_and_is_sharp(site, new_page):
+    phone = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2}
+    explorer = opened(site, new_page(**phone, has_touch=True))
     plot = explorer.locator(".dl-plot").first
     assert plot.evaluate("c => Math.abs(c.width - 2 * c.clientWidth)") <= 1
-
-
-def test_phone(site, new_page):
-    explorer = opened(site, new_page(viewport={"width": 360, "height": 740}, has_touch=True))
     assert explorer.evaluate("() => document.scrollingElement.scrollWidth") == 360
     assert explorer.evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
-def test_nothing_moves_by_itself(site, new_page):
-    explorer = opened(site, new_page(reduced_motion="no-preference"))
+def test_nothing_moves_by_itself(explorer):
+    assert not explorer.evaluate("() => matchMedia('(prefers-reduced-motion: reduce)').matches")
     before = pixels(explorer, 2)
     explorer.page.wait_for_timeout(500)
     assert (pixels(explorer, 2) == before).all()
-
-
-def test_works_from_a_folder(site, page):
-    site.open(page, PAGE, file=True)
-    page.locator(APP).scroll_into_view_if_needed()
-    wait_for(page.locator(APP), "seed", 0)
 
 
 @pytest.mark.allow("failed request: .*/_static/")  # the theme preloads its scripts

@@ -221,25 +221,25 @@ def test_sampler_by_keyboard(lab, name):
 def test_modes_by_keyboard(lab):
     handle = lab.locator(".dl-handles button").nth(1)
     before = table(lab)
+    words = lab.locator('[aria-live="polite"]').evaluate_handle("e => (e.textContent = '', e)")
     handle.focus()
     lab.page.keyboard.press("ArrowLeft")
     lab.page.keyboard.press("Shift+ArrowDown")
-    lab.page.wait_for_timeout(600)
+    lab.page.wait_for_function("e => e.textContent.includes('Weights off by')", arg=words)
     name = handle.get_attribute("aria-label")
     assert "x 1.40" in name and "y 0.60" in name
-    assert "Weights off by" in lab.locator('[aria-live="polite"]').inner_text()
     assert table(lab) != before
     # Weight and spread belong to the mode that has the focus.
     weight = lab.get_by_role("slider", name="weight")
     assert weight.input_value() == "0.3"
     weight.focus()
     weight.press("End")
-    lab.page.wait_for_timeout(200)
+    playground.painted(lab.page)
     assert table(lab)[1][1] == pytest.approx(100 / 1.7, abs=0.06)
     spread = lab.get_by_role("slider", name="spread")
     spread.focus()
     spread.press("ArrowRight")
-    lab.page.wait_for_timeout(200)
+    playground.painted(lab.page)
     assert table(lab)[1][3] == 0.25
 
 
@@ -298,16 +298,23 @@ def test_pauses_out_of_sight(lab):
     assert int(lab.get_attribute("data-t")) > 0  # it did not just come to its end
 
 
-def test_nothing_moves_by_itself(site, new_page):
-    lab = opened(site, new_page(reduced_motion="no-preference"))
-    lab.page.wait_for_timeout(300)
+def test_nothing_moves_by_itself(lab):
+    assert not lab.evaluate("() => matchMedia('(prefers-reduced-motion: reduce)').matches")
+    playground.painted(lab.page)
     before = picture(lab)
     lab.page.wait_for_timeout(500)
     assert picture(lab) == before and lab.get_attribute("data-playing") != "true"
 
 
-def test_reduced_motion_goes_step_by_step(site, new_page):
-    lab = opened(site, new_page(reduced_motion="reduce"))
+@pytest.fixture
+def calm(page_with_lab):
+    """The page of a reader who wants less motion."""
+    page_with_lab.emulate_media(color_scheme="light", reduced_motion="reduce")
+    yield
+    page_with_lab.emulate_media(color_scheme="light", reduced_motion="no-preference")
+
+
+def test_reduced_motion_goes_step_by_step(calm, lab):
     lab.get_by_role("button", name="Reset").click()
     wait_for(lab, "t", 1000)
     lab.get_by_role("button", name="Play").click()
@@ -343,7 +350,7 @@ def test_controls_have_names_and_the_plane_has_words(lab):
 def test_follows_the_theme(lab, theme):
     before = picture(lab)
     lab.page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
-    lab.page.wait_for_timeout(150)
+    playground.painted(lab.page)
     after = picture(lab)
     lab.page.evaluate("document.documentElement.dataset.theme = 'light'")
     assert (after == before) == (theme == "light")
@@ -353,12 +360,6 @@ def test_phone(site, new_page):
     lab = opened(site, new_page(viewport={"width": 360, "height": 740}, has_touch=True))
     assert lab.evaluate("() => document.scrollingElement.scrollWidth") == 360
     assert lab.evaluate("e => e.scrollWidth <= e.clientWidth")
-
-
-def test_works_from_a_folder(site, page):
-    site.open(page, PAGE, file=True)
-    page.locator(APP).scroll_into_view_if_needed()
-    wait_for(page.locator(APP), "seed", 0)
 
 
 @pytest.mark.allow("failed request: .*/_static/")  # the theme preloads its scripts

@@ -1,8 +1,6 @@
 """The sampler in the page: it draws what PyTorch draws, by mouse and keyboard, and it degrades."""
 
 import base64
-import contextlib
-import os
 import re
 import time
 from functools import partial
@@ -14,6 +12,7 @@ import torch
 from conftest import watched
 from playwright.sync_api import Page, expect
 
+from benchmarks.site import busy_seconds
 from diffusion_lib import (
     Denoiser,
     UNet,
@@ -35,6 +34,8 @@ from diffusion_lib import (
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 RUN_AXE = """async () => (await axe.run(".dl-app", {resultTypes: ["violations"]})).violations
   .flatMap((rule) => rule.nodes.map((node) => `${rule.id} (${rule.impact}): ${node.html}`))"""
+# What a row of pictures shows.
+PIXELS = """(e) => [...e.querySelectorAll("canvas")].map((c) => c.toDataURL()).join()"""
 # Samples of a model that is handed over as base64 text; [] for `module`: plain JavaScript.
 DRAW = """async ([file, options, plain]) => {
   const runtime = globalThis.DiffusionApps.runtime();
@@ -44,23 +45,23 @@ DRAW = """async ([file, options, plain]) => {
 }"""
 
 
+# The pages that promise one; the first is opened where any will do.
+PAGES = ("book/index", "book/playground", "notebooks/05_sampling")
+
+
 @pytest.fixture(scope="session")
-def name(pages, site) -> str:
-    """A page with a sampler of digits16."""
-    for name in pages:
-        html = (site.folder / f"{name}.html").read_text()
-        if re.search(r'data-app="sampler"[^>]*data-model="digits16"', html):
-            return name
-    pytest.fail("No page holds a sampler.")
+def name() -> str:
+    """The lightest page with a sampler of digits16."""
+    return PAGES[0]
 
 
 def app(page: Page):
     return page.locator(".dl-app[data-app=sampler]").first
 
 
-def start(site, page: Page, name: str, *, file: bool = False):
+def start(site, page: Page, name: str):
     """Open the page and scroll to the sampler; returns it once its controls are there."""
-    site.open(page, name, file=file)
+    site.open(page, name)
     app(page).scroll_into_view_if_needed()
     expect(app(page).get_by_role("button", name="Draw", exact=True)).to_be_visible()
     return app(page)
@@ -219,6 +220,22 @@ def test_random_numbers_are_torchs(loaded, seed):
 # ------------------------------------------------------------------------------------ use
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_stands_where_it_is_promised(site, name):
+    html = (site.folder / f"{name}.html").read_text(encoding="utf-8")
+    assert re.search(r'<div class="dl-app" data-app="sampler"[^>]*data-model="digits16"', html)
+
+
+def test_draws_on_every_page_that_has_one(opened):
+    for sampler in opened.locator(".dl-app[data-app=sampler]").all():
+        sampler.scroll_into_view_if_needed()
+        button = sampler.get_by_role("button", name="Draw", exact=True)
+        button.click()
+        expect(sampler.get_by_role("status")).to_have_text(re.compile("^Drawn"), timeout=60_000)
+        rows = sampler.get_by_role("img").locator("visible=true")
+        assert rows.count() == 2 and rows.first.locator("canvas").count() == 10
+
+
 def test_draws_by_itself_what_its_controls_say(site, page, name):
     sampler = start(site, page, name)
     assert drawn(sampler).startswith("Drawn in ")
@@ -259,19 +276,57 @@ def test_by_keyboard(site, new_page, name):
     assert np.abs(np.array(last["samples"]).reshape(there.shape) - there).max() <= 1e-4
 
 
+def test_by_mouse(site, new_page, name):
+    page = new_page(reduced_motion="reduce")
+    sampler = start(site, page, name)
+    listen(page)
+    sampler.get_by_role("button", name="Draw", exact=True).click()
+    first = got(page)
+    held = sampler.get_by_role("img").first
+    pictures = [held.evaluate(PIXELS)]
+
+    # Pull the handle from where it is to the left.
+    steps = sampler.get_by_role("slider", name="steps", exact=True)
+    steps.scroll_into_view_if_needed()
+    box, at = steps.bounding_box(), int(steps.input_value()) / int(steps.get_attribute("max"))
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 8 + at * (box["width"] - 16), y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.25 * box["width"], y, steps=5)
+    page.mouse.up()
+    request = got(page)
+    assert first["steps"] == 20 and 2 <= request["steps"] <= 7
+    pictures.append(held.evaluate(PIXELS))
+
+    # The list of a select is the system's, out of a test's reach. This lets the page draw it.
+    page.add_style_tag(content="select, ::picker(select) { appearance: base-select }")
+    for label, option, key, chosen in (
+        ("class", "7", "labels", [7] * 10),
+        ("sampler", "DDPM", "eta", 1),
+    ):
+        select = sampler.get_by_role("combobox", name=label)
+        select.click()
+        select.get_by_role("option", name=option, exact=True).click()
+        request = got(page)
+        assert request[key] == chosen
+        pictures.append(held.evaluate(PIXELS))
+    assert len(set(pictures)) == 4
+    there = by_torch(load_pretrained("digits16"), request)
+    assert np.abs(np.array(request["samples"]).reshape(there.shape) - there).max() <= 1e-4
+
+
 def test_steps_can_be_looked_at_again(site, page, name):
     sampler = start(site, page, name)
     drawn(sampler)
-    pixels = """(e) => [...e.querySelectorAll("canvas")].map((c) => c.toDataURL()).join()"""
     rows = sampler.get_by_role("img")
-    end = [row.evaluate(pixels) for row in rows.all()]
+    end = [row.evaluate(PIXELS) for row in rows.all()]
     assert len(end) == 2 and end[0] == end[1]  # clean, and its own estimate
     assert "finished" in rows.first.get_attribute("aria-label")
 
     way = sampler.get_by_role("slider", name="step", exact=True)
     way.focus()
     page.keyboard.press("Home")
-    held, guess = (row.evaluate(pixels) for row in rows.all())
+    held, guess = (row.evaluate(PIXELS) for row in rows.all())
     assert held != end[0] and guess != held
     assert "pure noise" in rows.first.get_attribute("aria-label")
     assert way.get_attribute("aria-valuetext").startswith("0 of ")
@@ -291,17 +346,6 @@ def test_stops(site, new_page, name):
     stopped = re.compile(r"Stopped after step \d+ of 1000")
     expect(sampler.get_by_role("status")).to_have_text(stopped)
     expect(sampler.get_by_role("button", name="Stop")).to_be_disabled()
-
-
-def busy_seconds() -> float:
-    """Processor time that all pages of Chromium have used so far, over all their threads."""
-    total = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if b"--type=renderer" in (process / "cmdline").read_bytes():
-                fields = (process / "stat").read_text().rpartition(")")[2].split()
-                total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 def test_page_stays_responsive_and_fast(site, page, name):
@@ -329,21 +373,18 @@ def test_page_stays_responsive_and_fast(site, page, name):
     assert min(gaps) <= 150
 
 
-def test_works_from_a_folder(site, page, name):
-    assert drawn(start(site, page, name, file=True)).startswith("Drawn in ")
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_is_accessible_and_fits_a_phone(site, new_page, name, theme):
-    page = new_page(viewport={"width": 360, "height": 740}, color_scheme=theme)
+def test_is_accessible_and_fits_a_phone(site, new_page, name):
+    page = new_page(viewport={"width": 360, "height": 740}, color_scheme="light")
     sampler = start(site, page, name)
     drawn(sampler)
     sampler.get_by_label("Show the time of each step").check()
-    assert page.evaluate("document.documentElement.dataset.theme") == theme
     root = "document.scrollingElement"
     assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
     page.add_script_tag(path=AXE)
-    assert page.evaluate(RUN_AXE) == []
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_function("(t) => document.documentElement.dataset.theme === t", arg=theme)
+        assert page.evaluate(RUN_AXE) == []
 
 
 def test_less_motion(site, new_page, name):

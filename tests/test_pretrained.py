@@ -144,9 +144,23 @@ def test_the_numbers_of_a_card(name: str, script: ModuleType) -> None:
         str(compare["held_out"]),
         *(f"{x:.2f}" for x in (one["frechet"], low, high, two["frechet"])),
     )
-    assert said(rf"floor, real against real \| {number} ± {number} \| the same \| \| dis") == (
-        f"{one['floor']:.2f}",
-        f"{one['floor_std']:.2f}",
+    floor = rf"floor, real against real \| {number} ± {number} \| the same \|"
+    assert said(rf"{floor} \| kernel") == (f"{one['floor']:.2f}", f"{one['floor_std']:.2f}")
+    assert said(rf"kernel distance, mean over classes \| {number} \| {number} \|") == (
+        f"{one['kernel']:.0f}",
+        f"{two['kernel']:.0f}",
+    )
+    assert said(rf"{floor} \| precision") == (
+        f"{one['kernel_floor']:.0f}",
+        f"{one['kernel_floor_std']:.0f}",
+    )
+    pair = rf"{number}, {number}"
+    assert said(rf"precision, recall of \d+ \| {pair} \| {pair} \|") == tuple(
+        f"{x:.3f}" for r in (one, two) for x in (r["precision"], r["recall"])
+    )
+    assert said(rf"the same, real against real \| {pair} \|") == (
+        f"{one['real_precision']:.3f}",
+        f"{one['real_recall']:.3f}",
     )
     assert said(rf"samples / held-out \| {number} \| {number} \|") == (
         f"{one['nearest_ratio']:.3f}",

@@ -164,16 +164,18 @@ def page(new_page: Callable[..., Page]) -> Page:
 def opened(request: pytest.FixtureRequest, browser: Browser, site: Site) -> Iterator[Page]:
     """Each built page in turn, drawn once for all tests; leave it light and 1280 wide.
 
-    `opened.first_load` lists what was asked for before anybody scrolled. `opened.from_folder` is
-    the same page from file:// and 360 wide, perhaps not all drawn yet: both load at the same time.
+    `opened.first_load` lists what was asked for before anybody scrolled.
     """
     with watched(browser, site) as open_one:
-        page = open_one(color_scheme="light")
-        page.from_folder = open_one(viewport={"width": 360, "height": 740})
-        page.goto(site.url(request.param), wait_until="commit")
-        page.from_folder.goto(site.url(request.param, file=True), wait_until="commit")
-        page.wait_for_load_state("load")
-        page.evaluate(screenshots.READY)
+        page = site.open(open_one(color_scheme="light"), request.param)
         page.evaluate("() => new Promise((idle) => requestIdleCallback(idle))")
         page.first_load = list(page.watch.requests)
         yield page
+
+
+@pytest.fixture(scope="session")
+def from_folder(opened: Page, browser: Browser, site: Site) -> Iterator[Page]:
+    """The same page from file://, with no server; loaded 360 px wide, a test may widen it."""
+    name = opened.url.removeprefix(site.address + "/").removesuffix(".html")
+    with watched(browser, site) as open_one:
+        yield site.open(open_one(viewport={"width": 360, "height": 740}), name, file=True)

@@ -63,24 +63,23 @@ def test_opens(opened: Page):
     assert opened.evaluate("document.documentElement.lang") == "en"
 
 
-def test_opens_from_a_folder_on_a_phone_and_fits(opened: Page):
-    """The same page from file://, with no server; it scrolls sideways on no small screen."""
-    page = opened.from_folder
-    page.wait_for_load_state("load")
-    page.evaluate(screenshots.READY)
-    assert page.url.startswith("file:///")
-    assert page.evaluate(screenshots.WRONG_FORMULAS) == []
-    assert page.evaluate(screenshots.UNDRAWN) == 0
-    assert page.evaluate(screenshots.TOO_WIDE) == []
-    page.set_viewport_size({"width": 768, "height": 1024})
-    assert page.evaluate(screenshots.TOO_WIDE) == []
+def test_opens_from_a_folder_on_a_phone_and_fits(from_folder: Page):
+    """And no small screen scrolls sideways."""
+    assert from_folder.url.startswith("file:///")
+    assert from_folder.evaluate(screenshots.WRONG_FORMULAS) == []
+    assert from_folder.evaluate(screenshots.UNDRAWN) == 0
+    assert from_folder.evaluate(screenshots.TOO_WIDE) == []
+    from_folder.set_viewport_size({"width": 768, "height": 1024})
+    assert from_folder.evaluate(screenshots.TOO_WIDE) == []
 
 
-def test_apps_work_from_a_folder(opened: Page):
-    """Each starts and draws from file:// too, where a page may load less."""
-    page = opened.from_folder
-    page.wait_for_load_state("load")
-    for app in page.locator(".dl-app[data-app]").all():
+def test_apps_work_from_a_folder(site, page: Page):
+    """All of them, where a page may load less than from a server."""
+    site.open(page, "book/playground", file=True)
+    apps = page.locator(".dl-app[data-app]").all()
+    names = {app.get_attribute("data-app") for app in apps}
+    assert names == {"sampler", "explorer", "lab"}
+    for app in apps:
         app.scroll_into_view_if_needed()
         works = "(e) => e.dataset.seed === '0' || e.dataset.state === 'ready'"
         page.wait_for_function(works, arg=app.element_handle(), timeout=60_000)

@@ -92,11 +92,9 @@ def test_pictures_without_scripts(site, new_page: Callable[..., Page]):
     assert "/sheet-" in " ".join(page.watch.requests)
 
 
-def test_from_a_folder(opened: Page):
+def test_from_a_folder(from_folder: Page):
     """The first of each page, the same from file://, where a page may load less."""
-    page = opened.from_folder
-    page.wait_for_load_state("load")
-    for scrubber in page.locator(".dl-scrub").all()[:1]:
+    for scrubber in from_folder.locator(".dl-scrub").all()[:1]:
         ready(scrubber)
         slider = scrubber.locator("input[type=range]").first
         slider.press("Home")

@@ -206,3 +206,10 @@ def test_the_other_figures_of_the_quiz_on_bugs():
     summed = 1 - betas.cumsum(0)
     assert (float(summed[100]), float(alpha_bars[100])) == pytest.approx((0.891, 0.897), abs=5e-4)
     assert int((summed < 0).nonzero()[0]) == 313
+
+
+def test_a_full_stop_stays_with_its_formula():
+    page = rich(r"It is $\ln p$. So, $x$ or `a$b`")
+    assert re.search(r"nowrap.><math.*?</math>\.</span> So, <math", page)
+    assert '<mi>ln</mi><mspace width="0.17em"/><mi>p</mi>' in page
+    assert page.endswith("<code>a$b</code>")

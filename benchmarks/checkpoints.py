@@ -106,15 +106,11 @@ ROWS = """\
 | Fréchet distance, {held_out} to {held_out}, {mean} | {f:.2f} \
 ({f_low:.2f} to {f_high:.2f}) | {frechet2:.2f} |
 | its floor, real against real | {floor:.2f} ± {floor_std:.2f} | the same |
-"""
-MORE_ROWS = """\
 | kernel distance, mean over classes | {kernel:.0f} | {kernel2:.0f} |
 | its floor, real against real | {kernel_floor:.0f} ± {kernel_floor_std:.0f} | the same |
 | precision, recall of {held_out} | {precision:.3f}, {recall:.3f} | {precision2:.3f}, \
 {recall2:.3f} |
 | the same, real against real | {real_precision:.3f}, {real_recall:.3f} | the same |
-"""
-NEAREST = """\
 | distance to nearest training picture, samples / held-out | {nearest:.3f} | {nearest2:.3f} |"""
 
 
@@ -262,8 +258,8 @@ def stored(results: Path, name: str) -> dict[str, dict]:
 def card(name: str, weights: Path, results: Path) -> str:
     """The model card: figures from NAME.json, the net's size from its file."""
     result = stored(results, name)
-    training, report, guided = result["training"], result["report"], result["guided_2"]
-    compare = result.get("compare", COMPARE[name])
+    training, compare = result["training"], result["compare"]
+    report, guided = result["report"], result["guided_2"]
     # Older files don't hold the recipe and the command.
     recipe = asdict(RECIPES[name].train) | training
     precision = training.get("precision", "")
@@ -272,7 +268,6 @@ def card(name: str, weights: Path, results: Path) -> str:
     assert model.image_shape is not None
     threads, gpu = training["threads"], training["device"] != "cpu"
     on = f"with {threads} thread{'s' if threads > 1 else ''} on {training['processor']}"
-    rows = ROWS + (MORE_ROWS if "kernel" in report else "") + NEAREST
     from_recipe = ("steps", "batch_size", "learning_rate", "decay", "drop_cond", "seed")
     text = CARD.format(
         **{key: recipe[key] for key in from_recipe},
@@ -291,7 +286,7 @@ def card(name: str, weights: Path, results: Path) -> str:
         date=result["machine"]["date"],
         sample_steps=compare["steps"],
         judge_accuracy=report["judge_accuracy"],
-        rows=rows.format(
+        rows=ROWS.format(
             **report,
             held_out=compare["held_out"],
             mean="one draw" if compare["draws"] == 1 else f"mean of {compare['draws']} draws",

@@ -110,13 +110,16 @@ def test_the_numbers_of_a_card(name: str, script: ModuleType) -> None:
     text = " ".join(pretrained.card(name).split())
     result = json.loads((script.RESULTS / f"{name}.json").read_text())
     one, two, training = result["report"], result["guided_2"], result["training"]
-    compare = result.get("compare", script.COMPARE[name])
+    compare = result["compare"]
     assert one["n"] == compare["draws"] * compare["held_out"] + compare["extra"]
 
     def said(pattern: str) -> tuple[str, ...]:
         found = re.findall(pattern, text)
         assert len(found) == 1, pattern
         return found[0] if isinstance(found[0], tuple) else (found[0],)
+
+    def rounded(places: int, *values: float) -> tuple[str, ...]:
+        return tuple(f"{value:.{places}f}" for value in values)
 
     number = r"(-?[\d.,]*\d)"
     recipe = RECIPES[name].train
@@ -133,39 +136,41 @@ def test_the_numbers_of_a_card(name: str, script: ModuleType) -> None:
     assert said(r"Measured on ([\d-]+) with") == (result["machine"]["date"],)
     assert said(rf"with {number} DDIM steps") == (str(compare["steps"]),)
     assert said(rf"with accuracy {number}\.") == (f"{one['judge_accuracy']:.4f}",)
-    low, high = one["accuracy_interval"]
     assert said(
         rf"class accuracy \({number} samples\) \| {number} \({number} to {number}\) \| {number} \|"
-    ) == (str(one["n"]), *(f"{x:.4f}" for x in (one["accuracy"], low, high, two["accuracy"])))
-    low, high = one["frechet_interval"]
+    ) == (
+        str(one["n"]),
+        *rounded(4, one["accuracy"], *one["accuracy_interval"], two["accuracy"]),
+    )
     assert said(
         rf"distance, {number} to \d+, [^|]*\| {number} \({number} to {number}\) \| {number} \|"
     ) == (
         str(compare["held_out"]),
-        *(f"{x:.2f}" for x in (one["frechet"], low, high, two["frechet"])),
+        *rounded(2, one["frechet"], *one["frechet_interval"], two["frechet"]),
     )
+    two_columns, pairs = rf"\| {number} \| {number} \|", rf"\| {number}, {number} \|"
     floor = rf"floor, real against real \| {number} ± {number} \| the same \|"
-    assert said(rf"{floor} \| kernel") == (f"{one['floor']:.2f}", f"{one['floor_std']:.2f}")
-    assert said(rf"kernel distance, mean over classes \| {number} \| {number} \|") == (
-        f"{one['kernel']:.0f}",
-        f"{two['kernel']:.0f}",
-    )
-    assert said(rf"{floor} \| precision") == (
-        f"{one['kernel_floor']:.0f}",
-        f"{one['kernel_floor_std']:.0f}",
-    )
-    pair = rf"{number}, {number}"
-    assert said(rf"precision, recall of \d+ \| {pair} \| {pair} \|") == tuple(
-        f"{x:.3f}" for r in (one, two) for x in (r["precision"], r["recall"])
-    )
-    assert said(rf"the same, real against real \| {pair} \|") == (
-        f"{one['real_precision']:.3f}",
-        f"{one['real_recall']:.3f}",
-    )
-    assert said(rf"samples / held-out \| {number} \| {number} \|") == (
-        f"{one['nearest_ratio']:.3f}",
-        f"{two['nearest_ratio']:.3f}",
-    )
+    for pattern, told in (
+        (rf"{floor} \| kernel", rounded(2, one["floor"], one["floor_std"])),
+        (
+            rf"kernel distance, mean over classes {two_columns}",
+            rounded(0, one["kernel"], two["kernel"]),
+        ),
+        (rf"{floor} \| precision", rounded(0, one["kernel_floor"], one["kernel_floor_std"])),
+        (
+            rf"precision, recall of \d+ {pairs} {number}, {number} \|",
+            rounded(3, one["precision"], one["recall"], two["precision"], two["recall"]),
+        ),
+        (
+            rf"the same, real against real {pairs}",
+            rounded(3, one["real_precision"], one["real_recall"]),
+        ),
+        (
+            rf"samples / held-out {two_columns}",
+            rounded(3, one["nearest_ratio"], two["nearest_ratio"]),
+        ),
+    ):
+        assert said(pattern) == told
 
 
 def test_weights_without_a_card_are_not_offered(

@@ -255,11 +255,6 @@ def problems(path: Path) -> list[str]:
     return found
 
 
-def told(path: Path) -> str:
-    """What the setup cell says in the stored outputs."""
-    return "".join(output.get("text", "") for output in code_cells(read(path))[0].outputs)
-
-
 def has_drifted(path: Path) -> bool:
     """Whether the library changed since the notebook was run; its outputs may still be right."""
     stamp = read(path).metadata.get(STAMP, {})

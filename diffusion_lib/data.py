@@ -176,10 +176,10 @@ class ImageSet(Pictures):
         return to_float(self.images[index]), labels
 
 
-def _default_workers() -> int:
-    """One for each core that this process may use, up to eight."""
+def usable_cores() -> int:
+    """How many CPU cores this process may use: in a container, fewer than the machine has."""
     allowed = getattr(os, "sched_getaffinity", None)  # not there on macOS and Windows
-    return min(8, len(allowed(0)) if allowed else os.cpu_count() or 1)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ class StreamedSet(Pictures):
     """A set of pictures in files, read when they are needed.
 
     Attributes:
-        name, labels, class_names: see `Pictures`; the labels stay on the CPU.
+        name, class_names: see `Pictures`.
+        labels: see `Pictures`; they stay on the CPU.
         files: one a picture.
         read: turns a file into a uint8 picture (C, size, size).
         workers: processes that read ahead in `batches`; 0 reads in this one.
@@ -199,7 +200,7 @@ class StreamedSet(Pictures):
     read: "ReadPicture"
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
-    workers: int = field(default_factory=_default_workers)
+    workers: int = field(default_factory=lambda: min(8, usable_cores()))
     device: torch.device = torch.device("cpu")
 
     def __post_init__(self) -> None:

@@ -151,7 +151,8 @@ def training_loss(
         sample_t: draws the times; used only where `t` is not given.
         drop_cond: probability of hiding a label.
         generator: on x0's device; all random numbers come from it, in the order t, eps, labels.
-        t, eps: times (B,) and noise (as x0) to use instead of drawing them.
+        t: times (B,) to use instead of drawing them.
+        eps: noise, shaped as x0, to use instead of drawing it.
 
     Returns:
         The mean loss (), each example's unweighted squared error (B,), and the times (B,).

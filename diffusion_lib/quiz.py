@@ -9,7 +9,7 @@ import html
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
@@ -148,13 +148,16 @@ _SIGN = re.compile(r"(<mo[^>]*>(?:\[|&#x00028;|&#x0002C;|&#x0003D;)</mo>)<mo>(&#
 
 
 def rich(text: str) -> str:
-    """Text with `code`, *emphasis*, **strong** and $TeX$ as HTML with MathML."""
+    """Text with `code`, *emphasis*, **strong** and $TeX$ as HTML with MathML.
+
+    Its TeX stays with each formula: on the book's pages MathJax draws it, like all others there.
+    """
     from latex2mathml.converter import convert
 
     # A stop or comma after a formula is kept with it: it would fall alone onto the next line.
     parts = re.split(r"(\$[^$]+\$[.,:;?!)]?|`[^`]+`)", text.strip())
     return "".join(
-        _formula(convert(part[1 : part.rindex("$")]), part[part.rindex("$") + 1 :])
+        _formula(convert, part[1 : part.rindex("$")], part[part.rindex("$") + 1 :])
         if part.startswith("$")
         else f"<code>{html.escape(part[1:-1])}</code>"
         if part.startswith("`")
@@ -163,7 +166,8 @@ def rich(text: str) -> str:
     )
 
 
-def _formula(mathml: str, after: str) -> str:
+def _formula(convert: Callable[[str], str], tex: str, after: str) -> str:
+    mathml = convert(tex).replace("<math ", f'<math data-tex="{html.escape(tex)}" ', 1)
     mathml = _SIGN.sub(r'\1<mo form="prefix">\2</mo>', mathml)
     mathml = re.sub(
         r"(<mi>(?:ln|exp|log)</mi>)(?=<mi|<msub)", r'\1<mspace width="0.17em"/>', mathml

@@ -52,7 +52,8 @@ def step(
     z of standard deviation nu, and the sum keeps the variance noise^2.
 
     Args:
-        x0, eps: estimates of the clean data and of the noise, (B, ...).
+        x0: estimate of the clean data, (B, ...).
+        eps: estimate of the noise, (B, ...).
         to: the level to go to.
         nu: standard deviation of the fresh noise, from 0 to `to.noise`.
         noise_scale: scale z by this instead of by nu (DDPM's fixed-large variance).

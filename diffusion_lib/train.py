@@ -427,7 +427,8 @@ def describe(denoiser: Denoiser) -> dict[str, Any]:
 
 
 def check_architecture(path: str | Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """
+    """Refuse weights that were made for another net, schedule, kind or number of classes.
+
     Raises:
         UserError: the two descriptions differ; the message names the first difference.
     """

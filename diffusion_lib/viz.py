@@ -57,6 +57,7 @@ def use_style() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
+            "axes.axisbelow": True,
             "grid.color": FAINT,
             "grid.linewidth": 0.6,
             "lines.linewidth": 2.0,

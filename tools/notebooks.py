@@ -155,8 +155,9 @@ def record(notebook: str, seconds: int, peak: int) -> None:
     """Keep what a run took in results/notebooks.json, beside those on other kinds of device."""
     import torch
 
-    cuda = torch.cuda.is_available()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from diffusion_lib.data import usable_cores
+
+    cuda, cores = torch.cuda.is_available(), usable_cores()
     device = torch.cuda.get_device_name() if cuda else f"{cores} CPU core{'s' * (cores != 1)}"
     recorded = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
     recorded.setdefault(notebook, {})["cuda" if cuda else "cpu"] = {

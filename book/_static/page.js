@@ -82,9 +82,22 @@
       if (e.scrollWidth > e.clientWidth + 1) e.tabIndex = 0;
     }
   }
+  // Not every system has a font for the MathML of a quiz. MathJax brings its own.
+  async function drawQuizzes() {
+    const formulas = [...document.querySelectorAll(".dl-quiz math[data-tex]")].map((old) => {
+      const formula = document.createElement("span");
+      formula.className = "math";
+      formula.textContent = `\\(${old.dataset.tex}\\)`;
+      old.replaceWith(formula);
+      return formula;
+    });
+    await MathJax.typesetPromise(formulas);
+  }
+
   addEventListener("load", async () => {
     document.querySelectorAll("article").forEach(tieProducts);
     await window.MathJax?.startup?.promise;
+    if (window.MathJax?.typesetPromise) await drawQuizzes();
     document.querySelectorAll("article span.math").forEach(tie);
     reachable();
     addEventListener("resize", reachable);

@@ -290,7 +290,7 @@ function mount(root, options = {}) {
       const points = [];
       for (let t = 0; t <= T; t += 4) {
         const v = f(tables[name][t]);
-        if (v >= low && v <= high) points.push([X(t), Y(v)]);
+        if (!Number.isNaN(v)) points.push([X(t), Y(v)]);
       }
       line(g, points, chosen ? c.order : c.muted, chosen ? 2.5 : 1, chosen ? 1 : 0.6);
     }

@@ -508,7 +508,7 @@ function mount(root, options = {}) {
     const end = run.states.at(-1);
     const now = errors(mixture, end);
     const total = mixture.weights.reduce((sum, w) => sum + w, 0);
-    const percent = (v) => `${(100 * v).toFixed(v < 0.9995 ? 1 : 0)}\u00a0%`;
+    const percent = (v) => `${(100 * v).toFixed(v < 0.9995 ? 1 : 0)}%`;
     // Marked where three standard errors of N exact samples don't explain the difference.
     const cell = (got, wanted, error, show) => {
       const mark = Math.abs(got - wanted) > 3 * error ? (got > wanted ? " ↑" : " ↓") : "";

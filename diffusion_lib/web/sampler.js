@@ -390,8 +390,7 @@ async function sampler(element, options) {
   element.replaceChildren(panel);
   element.dataset.state = "ready";
   element.addEventListener("dl-end", () => crew.end());
-  const wanted = options.autostart !== "no" && !calm.matches;
-  if (wanted) run();
+  if (options.autostart !== "no") run();
   else status.textContent = "Press Draw.";
 }
 

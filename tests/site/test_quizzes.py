@@ -43,6 +43,19 @@ def score(form: Locator) -> str:
     return form.locator(".dl-score").inner_text()
 
 
+def test_formulas_are_drawn_with_the_page_s_own_font(opened: Page):
+    form = opened.locator("form.dl-quiz")
+    if not form.count() or not opened.evaluate("() => !!window.MathJax"):
+        return
+    asked = " ".join(str(question) for question in questions(
+        form.get_attribute("id").removeprefix("dl-quiz-")
+    ))  # fmt: skip
+    assert ("$" in asked) == bool(form.locator("mjx-container").count())
+    assert form.locator("mjx-merror").count() == 0
+    # What is left of MathML is MathJax's, for screen readers.
+    assert form.locator("math:not(mjx-assistive-mml *)").count() == 0
+
+
 def test_every_quiz_explains_and_counts(opened: Page):
     """On each chapter, by mouse: the first question wrong and then right, the others right."""
     if not opened.locator("form.dl-quiz").count():

@@ -140,7 +140,7 @@ def loaded(browser, site, name) -> Page:
     """A page whose sampler has loaded, for asking its runtime."""
     with watched(browser, site) as open_one:
         page = open_one(reduced_motion="reduce")
-        start(site, page, name)
+        drawn(start(site, page, name))
         yield page
 
 
@@ -248,9 +248,9 @@ def test_draws_by_itself_what_its_controls_say(site, page, name):
 
 
 def test_by_keyboard(site, new_page, name):
-    page = new_page(reduced_motion="reduce")  # does not start by itself
+    page = new_page(reduced_motion="reduce")  # draws at once, without showing each step
     sampler = start(site, page, name)
-    expect(sampler.get_by_role("status")).to_have_text("Press Draw.")
+    assert drawn(sampler).startswith("Drawn in ")
     listen(page)
     steps = five_steps(page, sampler)
     outline = steps.evaluate("(e) => getComputedStyle(e).outlineStyle")
@@ -279,6 +279,7 @@ def test_by_keyboard(site, new_page, name):
 def test_by_mouse(site, new_page, name):
     page = new_page(reduced_motion="reduce")
     sampler = start(site, page, name)
+    drawn(sampler)
     listen(page)
     sampler.get_by_role("button", name="Draw", exact=True).click()
     first = got(page)

@@ -40,8 +40,7 @@ def cost(notebook: str, kind: str) -> str:
     if recorded is None:
         return f"What all cells take on this kind of device ({kind}) was not measured."
     minutes, gigabytes = math.ceil(recorded["seconds"] / 60), math.ceil(recorded["gigabytes"])
-    time = "less than a minute" if minutes <= 1 else f"about {minutes} min"
     return (
-        f"All cells take {time} and {gigabytes} GB of memory: "
+        f"All cells take up to {minutes} min and {gigabytes} GB of memory: "
         f"measured on {recorded['device']}."
     )

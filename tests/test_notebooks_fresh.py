@@ -31,7 +31,7 @@ def test_committed_notebook(path: Path):
 def test_setup_cell_tells_what_running_it_took(path: Path):
     recorded = results.load("notebooks")[path.stem]["cpu"]
     sentence = results.cost(path.stem, "cpu")
-    assert re.search(r"about \d+ min and \d+ GB of memory: measured on \d CPU cores?\.", sentence)
+    assert re.search(r"up to \d+ min and \d+ GB of memory: measured on \d CPU cores?\.", sentence)
     assert 0 <= float(re.search(r"(\d+) min", sentence)[1]) - recorded["seconds"] / 60 < 1
     assert 0 <= float(re.search(r"(\d+) GB", sentence)[1]) - recorded["gigabytes"] < 1
     setup = notebooks.code_cells(notebooks.read(path))[0]

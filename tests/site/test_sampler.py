@@ -339,6 +339,7 @@ def test_steps_can_be_looked_at_again(site, page, name):
 def test_stops(site, new_page, name):
     page = new_page(reduced_motion="reduce")
     sampler = start(site, page, name)
+    drawn(sampler)
     steps = sampler.get_by_role("slider", name="steps", exact=True)
     steps.focus()
     page.keyboard.press("End")  # as many as there are
@@ -389,9 +390,10 @@ def test_is_accessible_and_fits_a_phone(site, new_page, name):
 
 
 def test_less_motion(site, new_page, name):
-    """Not started by itself, and nothing flickers: noise, then the result."""
+    """Nothing flickers: noise, then the result."""
     page = new_page(reduced_motion="reduce")
     sampler = start(site, page, name)
+    drawn(sampler)
     page.evaluate(
         """() => { window.painted = 0;
           const paint = CanvasRenderingContext2D.prototype.putImageData;

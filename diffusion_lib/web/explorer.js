@@ -288,10 +288,7 @@ function mount(root, options = {}) {
     for (const name of order) {
       const chosen = name === state.schedule;
       const points = [];
-      for (let t = 0; t <= T; t += 4) {
-        const v = f(tables[name][t]);
-        if (!Number.isNaN(v)) points.push([X(t), Y(v)]);
-      }
+      for (let t = 0; t <= T; t += 4) points.push([X(t), Y(f(tables[name][t]))]);
       line(g, points, chosen ? c.order : c.muted, chosen ? 2.5 : 1, chosen ? 1 : 0.6);
     }
     const here = Y(f(tables[state.schedule][state.t]));

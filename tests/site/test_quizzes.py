@@ -45,7 +45,7 @@ def score(form: Locator) -> str:
 
 def test_formulas_are_drawn_with_the_page_s_own_font(opened: Page):
     form = opened.locator("form.dl-quiz")
-    if not form.count() or not opened.evaluate("() => !!window.MathJax"):
+    if not form.count():
         return
     entries = questions(form.get_attribute("id").removeprefix("dl-quiz-"))
     assert ("$" in str(entries)) == bool(form.locator("mjx-container").count())
